@@ -1,0 +1,1 @@
+"""Floor 0: types, trees and every check with its wording."""

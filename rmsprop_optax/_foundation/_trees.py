@@ -1,0 +1,42 @@
+"""What a tree is to this library: leaves with paths, where None is a leaf."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from rmsprop_optax._foundation._types import PyTree
+
+
+def is_none(leaf: Any) -> bool:
+    return leaf is None
+
+
+def path_of(key_path: tuple[Any, ...]) -> str:
+    """The path of a leaf as a person writes it: ``encoder/0/bias``."""
+    return jax.tree_util.keystr(key_path, simple=True, separator="/") or "<the root>"
+
+
+def leaves_with_paths(tree: PyTree) -> Iterator[tuple[str, Any]]:
+    """Each leaf of ``tree`` behind its path; None counts as a leaf."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none):
+        yield path_of(path), leaf
+
+
+def align(tree: PyTree, *others: PyTree) -> list[tuple[str, list[Any]]] | None:
+    """The leaves of several trees side by side, or None where they do not match."""
+    flat, treedef = jax.tree.flatten(tree, is_leaf=is_none)
+    columns = [flat]
+    for other in others:
+        leaves, other_def = jax.tree.flatten(other, is_leaf=is_none)
+        if other_def != treedef:
+            return None
+        columns.append(leaves)
+    paths = [path for path, _ in leaves_with_paths(tree)]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return list(zip(paths, rows, strict=True))
+
+
+def rebuild(like: PyTree, leaves: list[Any]) -> PyTree:
+    """A tree of the structure of ``like``, None leaves counted, from ``leaves``."""
+    return jax.tree.unflatten(jax.tree.structure(like, is_leaf=is_none), leaves)

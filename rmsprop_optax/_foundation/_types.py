@@ -1,0 +1,25 @@
+"""The types that signatures are written in."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import chex
+import jax
+
+PyTree: TypeAlias = Any
+"""Any tree of arrays. JAX has no static type for one."""
+
+Scalar: TypeAlias = float | jax.Array
+"""A number that may be traced, as under ``optax.inject_hyperparams``."""
+
+Count: TypeAlias = int | jax.Array
+"""A whole number that may be traced."""
+
+Schedule: TypeAlias = Callable[[chex.Numeric], chex.Numeric]
+"""The step (an int32 scalar, from 0) to a value."""
+
+LearningRate: TypeAlias = Scalar | Schedule | Callable[[], Any]
+"""A number, a schedule of the step, or a callable without arguments, read live."""
+
+Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree]
+"""A tree of booleans (a prefix of the parameters), or a function that makes one."""

@@ -1,0 +1,262 @@
+"""The factory: Keras's RMSprop as one chain, in the order in which a gradient flows."""
+
+from functools import partial
+from typing import Any, TypeGuard
+
+import jax
+import optax
+
+from rmsprop_optax._foundation._schedules import as_schedule
+from rmsprop_optax._foundation._types import (
+    Count,
+    LearningRate,
+    Mask,
+    PyTree,
+    Scalar,
+    Schedule,
+)
+from rmsprop_optax._foundation._validation import (
+    check_at_most_one,
+    check_closed_decay,
+    check_decay,
+    check_flag,
+    check_name,
+    check_needs,
+    check_non_negative,
+    check_positive,
+    check_whole_number,
+)
+from rmsprop_optax.transforms._averaging import average_params
+from rmsprop_optax.transforms._centered import scale_by_stddev
+from rmsprop_optax.transforms._clipping import (
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+)
+from rmsprop_optax.transforms._learning_rate import scale_by_learning_rate
+from rmsprop_optax.transforms._loss_scale import unscale_loss
+from rmsprop_optax.transforms._missing import zeros_for_missing
+from rmsprop_optax.transforms._momentum import trace
+from rmsprop_optax.transforms._second_moment import scale_by_rms
+from rmsprop_optax.transforms._weight_decay import decay_weights
+from rmsprop_optax.wrappers._accumulation import accumulate_gradients
+from rmsprop_optax.wrappers._precision import in_float32
+from rmsprop_optax.wrappers._skip_nonfinite import (
+    skip_nonfinite as skip_nonfinite_steps,
+)
+
+
+def rmsprop(
+    learning_rate: LearningRate = 0.001,
+    rho: Scalar = 0.9,
+    momentum: Scalar | None = 0.0,
+    epsilon: Scalar = 1e-7,
+    centered: bool = False,
+    weight_decay: Scalar | None = None,
+    clipnorm: Scalar | None = None,
+    clipvalue: Scalar | None = None,
+    global_clipnorm: Scalar | None = None,
+    use_ema: bool = False,
+    ema_momentum: Scalar = 0.99,
+    ema_overwrite_frequency: Count | None = None,
+    name: str = "rmsprop",
+    *,
+    loss_scale_factor: Scalar | None = None,
+    gradient_accumulation_steps: Count | None = None,
+    nesterov: bool = False,
+    weight_decay_mask: Mask | None = None,
+    eps_in_sqrt: bool = True,
+    initial_scale: Scalar = 0.0,
+    bias_correction: bool = False,
+    skip_nonfinite: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""RMSprop with the arguments, the defaults and the numbers of Keras 3.
+
+    $$\nu_t = \rho\,\nu_{t-1} + (1 - \rho)\,|g_t|^2, \qquad
+      b_t = \mu\,b_{t-1} + \eta_t \frac{g_t}{\sqrt{\nu_t + \epsilon}}, \qquad
+      p_t = p_{t-1} - b_t - \eta_t\,\lambda\,p_{t-1}$$
+
+    A gradient flows through: the inverse of the loss scale, the mean over the
+    accumulation, one kind of clipping, the second moment (or the variance), the learning
+    rate, the momentum, decoupled weight decay, the average of the new weights.
+
+    It computes in float32 or wider, and keeps moments in the parameter's dtype or
+    float32, whichever is wider. Updates have the dtype of the gradients. A gradient leaf
+    that is None leaves its parameter and its moments as they are.
+
+    Args:
+      learning_rate: $\eta$: a number or scalar array; an Optax schedule, called with the
+        number of calls of ``update`` so far; or a callable without arguments, read at
+        every step, out of a compiled one too.
+      rho: $\rho$, the decay of the mean square, in [0, 1).
+      momentum: $\mu$, in [0, 1). The Python numbers 0 and None mean no momentum, and
+        no memory for it; an array always has both.
+      epsilon: $\epsilon$, at least 0, inside the root.
+      centered: Whether to divide by the standard deviation instead, at the price of one
+        more moment; see [`scale_by_stddev`][rmsprop_optax.scale_by_stddev]. It can't
+        turn NaN, as Keras's own does.
+      weight_decay: $\lambda$, at least 0, decoupled; None or the Python number 0: none.
+      clipnorm: Largest norm of the gradient of each leaf, greater than 0.
+      clipvalue: Largest magnitude of each value of a gradient, greater than 0.
+      global_clipnorm: Largest norm of all gradients together, greater than 0. At most
+        one of the three can be given.
+      use_ema: Whether to average the weights; [`finalize`][rmsprop_optax.finalize] gets
+        the average.
+      ema_momentum: The decay of that average, in [0, 1]. In the first iteration it is 0.
+      ema_overwrite_frequency: After so many iterations the weights become their average,
+        at least 1; None: never.
+      name: The label of the step in traces and profiles (`jax.named_scope`).
+      loss_scale_factor: What [`scale_loss`][rmsprop_optax.scale_loss] multiplies the
+        loss by, and what gradients are divided by, greater than 0. For a scale that
+        adapts, see [`dynamic_loss_scale`][rmsprop_optax.dynamic_loss_scale].
+      gradient_accumulation_steps: k, at least 2: one update every k calls, with the mean
+        gradient. The schedule sees calls: the t-th update (from 0) uses its value at
+        t k + k - 1. The average of the weights moves at every call, as in Keras, and
+        its iterations are calls // k.
+      nesterov: Whether the momentum is Nesterov's; needs ``momentum``.
+      weight_decay_mask: Which parameters decay: a tree of booleans, or a function that
+        makes one, such as ``exclude_paths("bias", "norm")``.
+      eps_in_sqrt: False adds $\epsilon$ outside the root, as PyTorch does.
+      initial_scale: The mean square before the first step; TensorFlow 1 has 1.
+      bias_correction: Whether the moments are divided by $1 - \rho^t$, as in Adam.
+      skip_nonfinite: Whether a call with an infinite or NaN gradient is dropped: a zero
+        update, and a state as if it had not been, but for a counter.
+
+    Returns:
+      A transformation: ``init(params)``, and ``update(grads, state, params)``, where
+      ``params`` is needed with ``weight_decay`` and ``use_ema``.
+
+    Raises:
+      ValueError: For values out of their range, two kinds of clipping, arguments that
+        have no effect without another one; at the first trace, for gradients that do
+        not fit the state, or ``params=None`` where they are needed.
+      TypeError: For a number that is none, a learning-rate callable of two arguments,
+        and, at ``init``, for parameters that are not floating-point or complex.
+
+    Examples:
+      One step of the seed example of tf.keras, which documents 9.683772:
+
+      >>> import jax, jax.numpy as jnp, optax
+      >>> import rmsprop_optax
+      >>> tx = rmsprop_optax.rmsprop(learning_rate=0.1)
+      >>> params = jnp.array(10.0)
+      >>> opt_state = tx.init(params)
+      >>> grads = jax.grad(lambda p: p**2 / 2)(params)
+      >>> updates, opt_state = tx.update(grads, opt_state, params)
+      >>> print(optax.apply_updates(params, updates))
+      9.683772
+
+    References:
+      Hinton, Srivastava and Swersky, [Neural Networks for Machine Learning, lecture
+      6e](https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf),
+      2012; Keras 3, `keras/src/optimizers/rmsprop.py` and `base_optimizer.py`.
+    """
+    _check_arguments(locals())
+    rate = _at_micro_steps(as_schedule(learning_rate), gradient_accumulation_steps)
+
+    stages: list[optax.GradientTransformation] = []
+    if clipnorm is not None:
+        stages.append(clip_by_norm(clipnorm))
+    if clipvalue is not None:
+        stages.append(clip_by_value(clipvalue))
+    if global_clipnorm is not None:
+        stages.append(clip_by_global_norm(global_clipnorm))
+    scale = scale_by_stddev if centered else scale_by_rms
+    stages.append(scale(rho, epsilon, initial_scale, eps_in_sqrt, bias_correction))
+    stages.append(scale_by_learning_rate(rate))
+    if _is_on(momentum):
+        stages.append(trace(momentum, nesterov))
+    if _is_on(weight_decay):
+        stages.append(decay_weights(weight_decay, rate, weight_decay_mask))
+    step = optax.chain(*stages)
+
+    if gradient_accumulation_steps is not None:
+        step = accumulate_gradients(step, gradient_accumulation_steps)
+    if loss_scale_factor is not None:
+        step = optax.chain(unscale_loss(loss_scale_factor), step)
+    step = optax.chain(in_float32(step), zeros_for_missing())
+    if use_ema:
+        every_k = (
+            1 if gradient_accumulation_steps is None else gradient_accumulation_steps
+        )
+        average = average_params(ema_momentum, ema_overwrite_frequency, every_k)
+        step = optax.chain(step, average)
+    if skip_nonfinite:
+        step = skip_nonfinite_steps(step)
+    return _labelled(step, name)
+
+
+_CHECKS = {
+    "rho": check_decay,
+    "momentum": check_decay,
+    "epsilon": check_non_negative,
+    "centered": check_flag,
+    "weight_decay": check_non_negative,
+    "clipnorm": check_positive,
+    "clipvalue": check_positive,
+    "global_clipnorm": check_positive,
+    "use_ema": check_flag,
+    "ema_momentum": check_closed_decay,
+    "ema_overwrite_frequency": partial(check_whole_number, least=1),
+    "name": check_name,
+    "loss_scale_factor": check_positive,
+    "gradient_accumulation_steps": partial(check_whole_number, least=2),
+    "nesterov": check_flag,
+    "eps_in_sqrt": check_flag,
+    "initial_scale": check_non_negative,
+    "bias_correction": check_flag,
+    "skip_nonfinite": check_flag,
+}
+_MAY_BE_NONE = {
+    "momentum",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+}
+
+
+def _check_arguments(given: dict[str, Any]) -> None:
+    """Refuses here, under the factory's names, what a transform would under its own."""
+    for name, check in _CHECKS.items():
+        if given[name] is not None or name not in _MAY_BE_NONE:
+            check(name, given[name])
+    check_at_most_one({n: given[n] for n in ("clipnorm", "clipvalue", "global_clipnorm")})
+    if not given["use_ema"]:
+        check_needs("use_ema=True", "ema_momentum", given["ema_momentum"], 0.99)
+        frequency = given["ema_overwrite_frequency"]
+        check_needs("use_ema=True", "ema_overwrite_frequency", frequency, None)
+    if not _is_on(given["momentum"]):
+        check_needs("momentum > 0", "nesterov", given["nesterov"], False)
+    if not _is_on(given["weight_decay"]):
+        mask = given["weight_decay_mask"]
+        check_needs("weight_decay > 0", "weight_decay_mask", mask, None)
+
+
+def _is_on(value: Scalar | None) -> TypeGuard[Scalar]:
+    """Neither None nor the Python number 0. An array may be 0 now and not later."""
+    return value is not None and not (isinstance(value, (int, float)) and value == 0)
+
+
+def _at_micro_steps(rate: Schedule, every_k: Count | None) -> Schedule:
+    """The schedule of micro-steps as one of updates, each made by the k-th micro-step."""
+    if every_k is None:
+        return rate
+    return lambda count: rate(count * every_k + every_k - 1)
+
+
+def _labelled(
+    inner: optax.GradientTransformationExtraArgs, name: str
+) -> optax.GradientTransformationExtraArgs:
+    """``inner``, with its operations under ``name`` in traces and profiles."""
+
+    def update_fn(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
+    ) -> tuple[PyTree, PyTree]:
+        with jax.named_scope(name):
+            return inner.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)

@@ -1,0 +1,9 @@
+"""Floor 2: how a moment is kept, and the one hallway every leaf walks through."""
+
+from rmsprop_optax.leaves._finite import all_finite as all_finite
+from rmsprop_optax.leaves._hallway import leaf_dtype as leaf_dtype
+from rmsprop_optax.leaves._hallway import map_leaves as map_leaves
+from rmsprop_optax.leaves._hallway import map_moments as map_moments
+from rmsprop_optax.leaves._hallway import wide_leaves as wide_leaves
+from rmsprop_optax.leaves._storage import init_moment as init_moment
+from rmsprop_optax.leaves._storage import wide_dtype as wide_dtype

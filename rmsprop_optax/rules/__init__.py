@@ -1,0 +1,18 @@
+"""Floor 1: the formulas, array to array.
+
+A rule is maths on one dense array. It has no state and knows neither Optax nor what
+its array stood for: sparse rows, storage and dtypes are dealt with by the hallway in
+`rmsprop_optax.leaves`, which calls the rule in float32 or wider.
+"""
+
+from rmsprop_optax.rules._average import average as average
+from rmsprop_optax.rules._bias import bias_correction as bias_correction
+from rmsprop_optax.rules._clip import clip_by_norm as clip_by_norm
+from rmsprop_optax.rules._clip import clip_by_value as clip_by_value
+from rmsprop_optax.rules._denominator import normalize as normalize
+from rmsprop_optax.rules._norm import norm as norm
+from rmsprop_optax.rules._norm import rescaled_norm as rescaled_norm
+from rmsprop_optax.rules._norm import sum_of_squares as sum_of_squares
+from rmsprop_optax.rules._second_moment import second_moment as second_moment
+from rmsprop_optax.rules._trace import trace as trace
+from rmsprop_optax.rules._variance import variance as variance

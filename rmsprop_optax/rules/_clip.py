@@ -1,0 +1,27 @@
+"""Clipping of one array by its values, or by a norm that was measured."""
+
+import jax
+import jax.numpy as jnp
+
+from rmsprop_optax._foundation._types import Scalar
+
+
+def clip_by_value(g: jax.Array, max_delta: Scalar) -> jax.Array:
+    """Each value into [-max_delta, max_delta]; of a complex one, both parts."""
+    if jnp.iscomplexobj(g):
+        return jax.lax.complex(
+            jnp.clip(g.real, -max_delta, max_delta),
+            jnp.clip(g.imag, -max_delta, max_delta),
+        )
+    return jnp.clip(g, -max_delta, max_delta)
+
+
+def clip_by_norm(g: jax.Array, norm: jax.Array, max_norm: Scalar) -> jax.Array:
+    """G max_norm / norm where norm > max_norm, else g to the last bit.
+
+    A norm that is NaN bounds nothing, so it makes the whole of ``g`` NaN.
+    """
+    exceeds = ~(norm <= max_norm)
+    # In this order: max_norm / norm is at most 1 and can't overflow.
+    factor = max_norm / jnp.where(exceeds, norm, 1)
+    return jnp.where(exceeds, g * factor.astype(g.real.dtype), g)

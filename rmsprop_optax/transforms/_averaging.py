@@ -1,0 +1,153 @@
+"""The exponential moving average of the parameters, and their overwriting by it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rmsprop_optax import rules
+from rmsprop_optax._foundation._counts import next_count
+from rmsprop_optax._foundation._types import Count, PyTree, Scalar
+from rmsprop_optax._foundation._validation import (
+    check_closed_decay,
+    check_has_params,
+    check_whole_number,
+)
+from rmsprop_optax.leaves import init_moment, map_moments
+
+
+class AverageParamsState(NamedTuple):
+    """State of [`average_params`][rmsprop_optax.average_params].
+
+    Attributes:
+      count: Calls of ``update`` so far, int32.
+      ema: The average, in the parameter's dtype or float32, whichever is wider; zero
+        before the first call.
+    """
+
+    count: jax.Array
+    ema: PyTree
+
+
+def average_params(
+    decay: Scalar = 0.99,
+    overwrite_frequency: Count | None = None,
+    every_k: Count = 1,
+) -> optax.GradientTransformation:
+    r"""Averages the parameters that the update will make, and may overwrite them.
+
+    $$\bar p_t = \beta_t\,\bar p_{t-1} + (1 - \beta_t)\,(p + u), \qquad
+      \beta_t = 0 \text{ while } i = 0, \text{ else } \beta$$
+
+    Whenever $(i + 1)$ is a multiple of ``overwrite_frequency``, the update becomes
+    $\bar p_t - p$, so that the parameter becomes its average. The clock is
+    $i = \lfloor t / \text{every\_k} \rfloor$, with t the calls from 0. Comes last in a
+    chain; $p + u$ is the sum that `optax.apply_updates` makes, in its dtype.
+
+    Args:
+      decay: $\beta$, in [0, 1].
+      overwrite_frequency: In iterations, at least 1; None: never.
+      every_k: Calls to an iteration, at least 1: the length of a gradient accumulation
+        that comes before.
+
+    Returns:
+      A transformation that needs ``params`` at every update. Get the average with
+      [`finalize`][rmsprop_optax.finalize].
+
+    Raises:
+      ValueError: For a value out of its range, or ``params=None`` at an update.
+      TypeError: For a frequency that is not an integer.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rmsprop_optax
+      >>> tx = rmsprop_optax.average_params(decay=0.5)
+      >>> params = jnp.array(0.0)
+      >>> state = tx.init(params)
+      >>> for _ in range(2):
+      ...     update, state = tx.update(jnp.array(1.0), state, params)
+      ...     params = params + update
+      >>> print(params, state.ema)
+      2.0 1.5
+
+    References:
+      Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992;
+      Keras 3, `keras/src/optimizers/base_optimizer.py` (`use_ema`).
+    """
+    check_closed_decay("decay", decay)
+    check_whole_number("every_k", every_k, least=1)
+    if overwrite_frequency is not None:
+        check_whole_number("overwrite_frequency", overwrite_frequency, least=1)
+
+    def init_fn(params: PyTree) -> AverageParamsState:
+        return AverageParamsState(jnp.zeros([], jnp.int32), ema=init_moment(params))
+
+    def update_fn(
+        updates: PyTree, state: PyTree, params: PyTree = None
+    ) -> tuple[PyTree, AverageParamsState]:
+        check_has_params(params, "average_params")
+        iteration = state.count // every_k
+        beta = jnp.where(iteration == 0, 0.0, decay)
+
+        def rule(u: jax.Array, ema: jax.Array, p: jax.Array) -> tuple[jax.Array, ...]:
+            held = (p + u).astype(p.dtype).astype(ema.dtype)
+            ema = rules.average(held, ema, beta.astype(ema.real.dtype))
+            if overwrite_frequency is None:
+                return u, ema
+            overwrites = (iteration + 1) % overwrite_frequency == 0
+            return jnp.where(overwrites, ema - p, u), ema
+
+        updates, ema = map_moments(rule, updates, state.ema, params=params)
+        count = next_count(state.count)
+        return updates, AverageParamsState(count=count, ema=ema)
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def finalize(params: PyTree, opt_state: PyTree) -> PyTree:
+    """The parameters to evaluate and to keep: their average, where there is one.
+
+    Keras's ``finalize_variable_values``. Looks for the average anywhere in
+    ``opt_state``, in chains, wrappers, masks and partitions; a parameter that is not
+    averaged, or not yet, comes back as it is. Training can go on from ``params``.
+
+    Args:
+      params: The parameters.
+      opt_state: The optimizer state beside them.
+
+    Returns:
+      A tree like ``params``, of the same dtypes.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rmsprop_optax
+      >>> tx = rmsprop_optax.rmsprop(0.1, use_ema=True, ema_momentum=0.5)
+      >>> params = jnp.array(1.0)
+      >>> updates, opt_state = tx.update(jnp.array(1.0), tx.init(params), params)
+      >>> print(rmsprop_optax.finalize(params + updates, opt_state))
+      0.6837724
+    """
+
+    def is_average(node: Any) -> bool:
+        return isinstance(node, AverageParamsState)
+
+    for node in jax.tree.leaves(opt_state, is_leaf=is_average):
+        if is_average(node):
+            params = _replace_averaged(params, node)
+    return params
+
+
+def _replace_averaged(params: PyTree, state: AverageParamsState) -> PyTree:
+    started = state.count > 0
+
+    def pick(ema: Any, p: PyTree) -> PyTree:
+        if ema is None or isinstance(ema, optax.MaskedNode):
+            return p
+        return jnp.where(started, ema.astype(jnp.result_type(p)), p)
+
+    return jax.tree.map(pick, state.ema, params, is_leaf=_is_absent)
+
+
+def _is_absent(node: Any) -> bool:
+    return node is None or isinstance(node, optax.MaskedNode)

@@ -1,0 +1,133 @@
+"""Decoupled weight decay, and masks that say which parameters decay."""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rmsprop_optax._foundation._counts import next_count
+from rmsprop_optax._foundation._schedules import as_schedule
+from rmsprop_optax._foundation._trees import path_of
+from rmsprop_optax._foundation._types import LearningRate, Mask, PyTree, Scalar
+from rmsprop_optax._foundation._validation import check_has_params, check_non_negative
+from rmsprop_optax.leaves import map_leaves
+
+
+class DecayWeightsState(NamedTuple):
+    """State of [`decay_weights`][rmsprop_optax.decay_weights].
+
+    Attributes:
+      count: Updates so far, int32: the step that a schedule is asked for.
+    """
+
+    count: jax.Array
+
+
+def decay_weights(
+    weight_decay: Scalar,
+    learning_rate: LearningRate = 1.0,
+    mask: Mask | None = None,
+) -> optax.GradientTransformation:
+    r"""Shrinks the parameters beside the update: $u \leftarrow u - \eta_t\,\lambda\,p$.
+
+    Decoupled: it comes last, after the learning rate and the momentum, so that the decay
+    is neither normalized nor accumulated. $p$ is the parameter before the step.
+    (`optax.add_decayed_weights` *adds* $\lambda p$ to what comes in, for use before the
+    learning rate.)
+
+    Args:
+      weight_decay: $\lambda$, at least 0.
+      learning_rate: $\eta$, of any kind that
+        [`scale_by_learning_rate`][rmsprop_optax.scale_by_learning_rate] takes. A live
+        callable is read here too.
+      mask: Which parameters decay: a tree of booleans that is a prefix of the
+        parameters, or a function that makes one from them; see
+        [`exclude_paths`][rmsprop_optax.exclude_paths]. None: all.
+
+    Returns:
+      A transformation that needs ``params`` at every update.
+
+    Raises:
+      ValueError: For a negative number, or ``params=None`` at an update.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import rmsprop_optax
+      >>> tx = rmsprop_optax.decay_weights(0.1, learning_rate=0.5)
+      >>> params = jnp.array([2.0, -4.0])
+      >>> print(tx.update(jnp.zeros(2), tx.init(params), params)[0])
+      [-0.1  0.2]
+
+    References:
+      Loshchilov and Hutter, [Decoupled Weight Decay
+      Regularization](https://arxiv.org/abs/1711.05101), 2019; Keras 3, `weight_decay`.
+    """
+    check_non_negative("weight_decay", weight_decay)
+    rate_at = as_schedule(learning_rate)
+
+    def init_fn(params: PyTree) -> DecayWeightsState:
+        del params
+        return DecayWeightsState(count=jnp.zeros([], jnp.int32))
+
+    def update_fn(
+        updates: PyTree, state: PyTree, params: PyTree = None
+    ) -> tuple[PyTree, DecayWeightsState]:
+        check_has_params(params, "decay_weights")
+        factor = jnp.asarray(rate_at(state.count) * weight_decay)
+
+        def rule(u: jax.Array, p: jax.Array) -> jax.Array:
+            return u - factor.astype(u.real.dtype) * p
+
+        updates = map_leaves(rule, updates, params=params)
+        return updates, DecayWeightsState(count=next_count(state.count))
+
+    decay = optax.GradientTransformation(init_fn, update_fn)
+    return decay if mask is None else optax.masked(decay, mask)
+
+
+def exclude_paths(*patterns: str) -> Callable[[PyTree], PyTree]:
+    """A mask that is False where the path of a parameter matches one of ``patterns``.
+
+    The counterpart of Keras's ``exclude_from_weight_decay(var_names=[...])``: each
+    pattern is a regular expression that is searched for anywhere in the path, whose keys
+    are joined by slashes, as in ``encoder/0/bias``.
+
+    Args:
+      *patterns: Regular expressions, at least one.
+
+    Returns:
+      A function from a tree to a tree of booleans, for every ``mask`` argument.
+
+    Raises:
+      TypeError: For no pattern, or one that is not a string.
+      ValueError: For one that is not a regular expression.
+
+    Examples:
+      >>> import rmsprop_optax
+      >>> mask = rmsprop_optax.exclude_paths("bias", "^norm/")
+      >>> mask({"dense": {"bias": 0.0, "kernel": 1.0}, "norm": {"scale": 1.0}})
+      {'dense': {'bias': False, 'kernel': True}, 'norm': {'scale': False}}
+    """
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(
+            f"`exclude_paths` takes one regular expression or more, got {patterns!r}: "
+            'for example `exclude_paths("bias", "norm")`.'
+        )
+    try:
+        compiled = [re.compile(pattern) for pattern in patterns]
+    except re.error as error:
+        raise ValueError(
+            f"{error.pattern!r} is not a regular expression: {error}."
+        ) from error
+
+    def mask(tree: PyTree) -> PyTree:
+        def keeps(path: tuple[Any, ...], leaf: Any) -> bool:
+            del leaf
+            return not any(pattern.search(path_of(path)) for pattern in compiled)
+
+        return jax.tree_util.tree_map_with_path(keeps, tree)
+
+    return mask

@@ -1,0 +1,73 @@
+"""Dropping the steps whose gradients are not finite."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rmsprop_optax._foundation._counts import next_count
+from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.leaves import all_finite
+from rmsprop_optax.wrappers._gate import make_or_hold
+
+
+class SkipNonfiniteState(NamedTuple):
+    """State of [`skip_nonfinite`][rmsprop_optax.skip_nonfinite].
+
+    Attributes:
+      total_notfinite: Steps dropped so far, int32.
+      inner_state: The state of the transformation inside.
+    """
+
+    total_notfinite: jax.Array
+    inner_state: PyTree
+
+
+def skip_nonfinite(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Drops a step whose gradients hold an infinity or a NaN.
+
+    The update is then zero and the inner state is what it was, clocks and accumulators
+    included, as if the batch had not been. Unlike `optax.apply_if_finite` it never gives
+    up: the state counts what was dropped, for you to watch.
+
+    Args:
+      inner: The transformation.
+
+    Returns:
+      A transformation. Extra arguments go to ``inner``.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import rmsprop_optax
+      >>> tx = rmsprop_optax.skip_nonfinite(optax.trace(0.9))
+      >>> state = tx.init(jnp.array(0.0))
+      >>> update, state = tx.update(jnp.array(jnp.nan), state)
+      >>> print(update, state.total_notfinite, state.inner_state.trace)
+      0.0 1 0.0
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params: PyTree) -> SkipNonfiniteState:
+        return SkipNonfiniteState(jnp.zeros([], jnp.int32), inner.init(params))
+
+    def update_fn(
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, SkipNonfiniteState]:
+        finite = all_finite(updates)
+
+        def make() -> tuple[PyTree, PyTree]:
+            return inner.update(updates, state.inner_state, params, **extra_args)
+
+        made, inner_state = make_or_hold(finite, make, lambda: state.inner_state)
+        total = jnp.where(
+            finite, state.total_notfinite, next_count(state.total_notfinite)
+        )
+        return made, SkipNonfiniteState(total, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
