@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,10 +27,20 @@ def trajectory(
     if exclude:
         optimizer.exclude_from_weight_decay(var_names=exclude)
     optimizer.build(list(variables.values()))
-    steps = []
-    for gradient in grads:
-        scale = arguments.get("loss_scale_factor") or 1.0
-        pairs = [(jnp.asarray(gradient[n]) * scale, variables[n]) for n in variables]
-        optimizer.apply_gradients(pairs)
-        steps.append({name: np.asarray(v.value) for name, v in variables.items()})
-    return steps
+    scale = arguments.get("loss_scale_factor") or 1.0
+    batches = [jnp.stack([jnp.asarray(g[n]) for g in grads]) * scale for n in params]
+
+    def step(carry: Any, gradient: list[Any]) -> tuple[Any, Any]:
+        values, state = carry
+        values, state = optimizer.stateless_apply(state, gradient, values)
+        return (values, state), values
+
+    start = (
+        [v.value for v in variables.values()],
+        [v.value for v in optimizer.variables],
+    )
+    _, values = jax.jit(lambda: jax.lax.scan(step, start, batches))()
+    return [
+        dict(zip(params, (np.asarray(v[t]) for v in values), strict=True))
+        for t in range(len(grads))
+    ]

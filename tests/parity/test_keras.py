@@ -10,13 +10,14 @@ import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmsprop_optax import exclude_paths, finalize, rmsprop, scale_loss
+from rmsprop_optax import dynamic_loss_scale, exclude_paths, finalize, rmsprop, scale_loss
 from tests.parity import _keras
 from tests.parity._keras import keras
 from tests.reference.keras import KerasRMSprop
@@ -41,18 +42,18 @@ def _ours(
     params: dict[str, Any], grads: list[dict[str, Any]], **arguments: Any
 ) -> list[dict[str, np.ndarray]]:
     tx = rmsprop(**arguments)
+    batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads)
 
-    @jax.jit
-    def step(params: Any, opt_state: Any, gradient: Any) -> tuple[Any, Any]:
+    def step(carry: Any, gradient: Any) -> tuple[Any, Any]:
+        params, opt_state = carry
         scaled = jax.tree.map(lambda g: scale_loss(g, opt_state), gradient)
         updates, opt_state = tx.update(scaled, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state), params
 
-    opt_state, steps = tx.init(params), []
-    for gradient in grads:
-        params, opt_state = step(params, opt_state, gradient)
-        steps.append({name: np.asarray(p) for name, p in params.items()})
-    return steps
+    start = (jax.tree.map(jnp.asarray, params), tx.init(params))
+    _, steps = jax.jit(lambda: jax.lax.scan(step, start, batches))()
+    return [{n: np.asarray(p[t]) for n, p in steps.items()} for t in range(STEPS)]
 
 
 def _assert_equal(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
@@ -96,7 +97,7 @@ def test_every_kind_of_argument_beside_every_other(
     for index, (clip, (decays, decay), average) in enumerate(
         itertools.product(CLIPS, DECAYS, AVERAGES)
     ):
-        if (index + (accumulation or 0)) % 3:  # a third of the grid at each corner
+        if (index + 2 * (accumulation or 0) + centered) % 6:  # another sixth each
             continue
         _assert_parity(
             index,
@@ -112,7 +113,7 @@ def test_every_kind_of_argument_beside_every_other(
         )
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**31),
     learning_rate=st.floats(1e-4, 0.02),
@@ -193,35 +194,37 @@ def test_finalize_is_finalize_variable_values() -> None:
 
 
 def test_dynamic_loss_scale_is_the_loss_scale_optimizer() -> None:
-    from rmsprop_optax import dynamic_loss_scale
-
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.RMSprop(0.01), initial_scale=1024.0, dynamic_growth_steps=3
     )
     tx = dynamic_loss_scale(rmsprop(0.01), initial_scale=1024.0, dynamic_growth_steps=3)
-    variable = keras.Variable(np.float32(5))
+    optimizer.build([keras.Variable(np.float32(5))])
+    theirs, their_state = [np.float32(5)], [v.value for v in optimizer.variables]
+    their_step = jax.jit(optimizer.stateless_apply)
+    scale_at = [v.name for v in optimizer.variables].index("dynamic_scale")
     p, opt_state = np.float32(5), tx.init(np.float32(5))
     bad = {3: np.inf, 4: np.nan, 9: -np.inf, 14: np.nan}
     for step in range(20):
         gradient = np.float32(bad.get(step, np.sin(step) * 1024))
-        optimizer.apply([gradient], [variable])
+        theirs, their_state = their_step(their_state, [gradient], theirs)
         updates, opt_state = tx.update(gradient, opt_state, p)
         p = optax.apply_updates(p, updates)
-        assert float(opt_state.loss_scale) == float(optimizer.dynamic_scale.value), step
-        np.testing.assert_allclose(p, variable.value, rtol=1e-5, err_msg=str(step))
+        assert float(opt_state.loss_scale) == float(their_state[scale_at]), step
+        np.testing.assert_allclose(p, theirs[0], rtol=1e-5, err_msg=str(step))
 
 
 def test_the_golden_run_of_keras() -> None:
     """`test_correctness_with_golden` of Keras's own `rmsprop_test.py`."""
     golden = [0.9967, 0.9933, 0.9908, 0.9885, 0.9864]
-    grads = [np.full(10, 0.01, np.float32), *np.arange(0.1, 1.1, 0.1, np.float32)]
+    grads = np.arange(0.1, 1.1, 0.1).astype(np.float32)
     tx = rmsprop(centered=True)
     p = np.ones(10, np.float32)
     opt_state = tx.init(p)
-    for expected, gradient in zip(golden, grads, strict=False):
-        updates, opt_state = tx.update(np.broadcast_to(gradient, (10,)), opt_state, p)
+    for step, expected in enumerate(golden):
+        gradient = grads if step else np.full(10, 0.01, np.float32)
+        updates, opt_state = tx.update(gradient, opt_state, p)
         p = optax.apply_updates(p, updates)
-        np.testing.assert_allclose(p, expected, atol=5e-5)
+        np.testing.assert_allclose(p, expected, atol=1e-4, err_msg=f"step {step}")
 
 
 def test_the_reference_is_keras_too() -> None:
