@@ -88,16 +88,25 @@ AVERAGES = [
 ]
 
 
+# The whole grid takes minutes: each corner does a part of it, another one each.
+PARTS = 6
+
+
+def _slow(part: int) -> Any:
+    return pytest.param(part, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("accumulation", [None, 2, 3])
+@pytest.mark.parametrize("part", [0, *(_slow(part) for part in range(1, PARTS))])
 def test_every_kind_of_argument_beside_every_other(
-    momentum: float, centered: bool, accumulation: int | None
+    momentum: float, centered: bool, accumulation: int | None, part: int
 ) -> None:
     for index, (clip, (decays, decay), average) in enumerate(
         itertools.product(CLIPS, DECAYS, AVERAGES)
     ):
-        if (index + 2 * (accumulation or 0) + centered) % 6:  # another sixth each
+        if (index + 2 * (accumulation or 0) + centered + part) % PARTS:
             continue
         _assert_parity(
             index,
