@@ -11,8 +11,6 @@ from rmsprop_optax.rules._clip import clip_by_norm as clip_by_norm
 from rmsprop_optax.rules._clip import clip_by_value as clip_by_value
 from rmsprop_optax.rules._denominator import normalize as normalize
 from rmsprop_optax.rules._norm import norm as norm
-from rmsprop_optax.rules._norm import rescaled_norm as rescaled_norm
-from rmsprop_optax.rules._norm import sum_of_squares as sum_of_squares
 from rmsprop_optax.rules._second_moment import second_moment as second_moment
 from rmsprop_optax.rules._trace import trace as trace
 from rmsprop_optax.rules._variance import variance as variance

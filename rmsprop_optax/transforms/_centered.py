@@ -42,8 +42,8 @@ def scale_by_stddev(
 ) -> optax.GradientTransformation:
     r"""Divides each gradient by the running standard deviation of the gradient.
 
-    $$\nu_t = \rho\left(\nu_{t-1} + (1 - \rho)\,|g_t - \mu_{t-1}|^2\right), \qquad
-      \mu_t = \mu_{t-1} + (1 - \rho)(g_t - \mu_{t-1}), \qquad
+    $$\mu_t = \mu_{t-1} + (1 - \rho)(g_t - \mu_{t-1}), \qquad
+      \nu_t = \rho\,\nu_{t-1} + \frac{1 - \rho}{\rho}\,|g_t - \mu_t|^2, \qquad
       u_t = \frac{g_t}{\sqrt{\nu_t + \epsilon}}$$
 
     Here $\nu$ is, in exact arithmetic, what every other library computes as
@@ -94,23 +94,23 @@ def scale_by_stddev(
             nu=init_moment(params, initial_scale, real=True),
         )
 
-    def weights(count: jax.Array) -> tuple[Scalar, Scalar]:
+    def shares(count: jax.Array) -> tuple[Scalar, Scalar, Scalar]:
+        """The weight of the past, and what the mean takes of new and old."""
         if not bias_correction:
-            return 1.0, 1.0
-        return (
-            rules.bias_correction(decay, count - 1),
-            rules.bias_correction(decay, count),
-        )
+            return 1.0, 1 - decay, decay
+        weight = rules.bias_correction(decay, count)
+        gain = jnp.where(count > 1, (1 - decay) / weight, 1)
+        return weight, gain, decay * rules.bias_correction(decay, count - 1) / weight
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, ScaleByStddevState]:
         del params
         count = next_count(state.count)
-        previous_weight, weight = weights(count)
+        weight, gain, keep = shares(count)
 
         def rule(g: jax.Array, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
-            mu, nu = rules.variance(g, mu, nu, decay, previous_weight, weight)
+            mu, nu = rules.variance(g, mu, nu, decay, gain, keep)
             update = rules.normalize(g, nu / weight, eps, eps_in_sqrt=eps_in_sqrt)
             return update, mu, nu
 
