@@ -21,6 +21,6 @@ def make_or_hold(
     made, _ = jax.eval_shape(make)
 
     def held() -> tuple[PyTree, PyTree]:
-        return jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), made), hold()
+        return jax.tree.map(jnp.zeros_like, made), hold()
 
     return jax.lax.cond(condition, make, held)
