@@ -1,27 +1,39 @@
-"""Euclidean norms that do not overflow before the norm itself does."""
+"""Euclidean norms that neither overflow nor vanish before the norm itself does."""
 
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax.rules._magnitude import abs_sq, safe_sqrt
-
-# Squares overflow float32 for a single |x| > 1.8e19. Times this, they do not, for any x
-# and 1e9 of them; what it flushes to zero is nothing beside a norm that large.
-_DOWN = 2.0**-80
+from rmsprop_optax.rules._magnitude import safe_sqrt
 
 
 def norm(xs: list[jax.Array]) -> jax.Array:
-    """The norm of all ``xs`` together: one pass, and a second where squares overflow.
+    """The norm of all ``xs`` together: one pass, and two more where squares misfit.
 
-    NaN where an element is NaN, infinite where one is infinite; derivative 0 at 0.
+    In float32 they overflow for |x| > 1.8e19, and go under for |x| < 1e-19. NaN where an
+    element is NaN, infinite where one is infinite; derivative 0 at 0.
     """
-    total = _sum_of_squares(xs)
-    return jax.lax.cond(
-        jnp.isfinite(total),
-        lambda: safe_sqrt(total),
-        lambda: safe_sqrt(_sum_of_squares([x * _DOWN for x in xs])) / _DOWN,
-    )
+    parts = [part for x in xs for part in _parts(x)]
+    total = _sum_of_squares(parts)
+    limits = jnp.finfo(total.dtype)
+    fits = jnp.isfinite(total) & (total > limits.tiny / limits.eps**2)
+    return jax.lax.cond(fits, lambda: safe_sqrt(total), lambda: _scaled_norm(parts))
 
 
-def _sum_of_squares(xs: list[jax.Array]) -> jax.Array:
-    return jnp.asarray(sum(jnp.sum(abs_sq(x)) for x in xs))
+def _scaled_norm(parts: list[jax.Array]) -> jax.Array:
+    """The norm in units of the largest magnitude.
+
+    Not in those of a constant: XLA may turn (c x)(c x) into c^2 (x x), which overflows.
+    """
+    tops = [jnp.max(jnp.abs(x), initial=0) for x in parts]
+    top = jax.lax.stop_gradient(jnp.max(jnp.stack(tops)))
+    unit = jnp.where(jnp.isfinite(top) & (top > 0), top, 1)
+    return safe_sqrt(_sum_of_squares([x / unit for x in parts])) * unit
+
+
+def _sum_of_squares(parts: list[jax.Array]) -> jax.Array:
+    return jnp.asarray(sum(jnp.sum(x * x) for x in parts))
+
+
+def _parts(x: jax.Array) -> tuple[jax.Array, ...]:
+    """Real arrays, because complex arithmetic makes NaN of an infinity."""
+    return (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)

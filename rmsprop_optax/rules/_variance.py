@@ -27,6 +27,8 @@ def variance(
     # mean, and XLA updates donated moments in place. The other form copied both of them
     # at every step, and took four to seven times as long (CPU, one leaf of 16 M).
     mu = mu + gain * (g - mu)
-    spread = jnp.where(keep > 0, (1 - decay) / jnp.where(keep > 0, keep, 1), 0)
+    # Where next to nothing is kept, g - mu is rounding, and dividing it would blow it up.
+    keeps = keep > jnp.finfo(nu.dtype).eps
+    spread = jnp.where(keeps, (1 - decay) / jnp.where(keeps, keep, 1), 0)
     nu = decay * nu + spread.astype(nu.dtype) * abs_sq(g - mu)
     return mu, nu
