@@ -1,4 +1,4 @@
-"""The factory: its numbers in float64, its clocks, its live learning rate."""
+"""The factory: a chain of the public transforms, with Keras's signature and numbers."""
 
 import inspect
 from typing import Any
@@ -10,175 +10,186 @@ import optax
 import pytest
 
 import rmsprop_optax as ro
+from rmsprop_optax import rmsprop
 from tests.reference.keras import KerasRMSprop
 
-FULL: dict[str, Any] = {
-    "learning_rate": 0.01,
-    "momentum": 0.9,
-    "weight_decay": 0.1,
-    "clipnorm": 1.0,
-    "use_ema": True,
-    "ema_momentum": 0.9,
-    "ema_overwrite_frequency": 3,
-    "gradient_accumulation_steps": 2,
-    "loss_scale_factor": 8.0,
+STEPS = 200
+POSITIONAL = {
+    "learning_rate": 0.001,
+    "rho": 0.9,
+    "momentum": 0.0,
+    "epsilon": 1e-7,
+    "centered": False,
+    "weight_decay": None,
+    "clipnorm": None,
+    "clipvalue": None,
+    "global_clipnorm": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "name": "rmsprop",
 }
 
 
-@pytest.mark.parametrize("centered", [False, True])
-@pytest.mark.parametrize("arguments", [{}, {"momentum": 0.9}, FULL])
-def test_float64_is_the_reference_to_1e_12(
-    centered: bool, arguments: dict[str, Any]
-) -> None:
-    with jax.enable_x64(True):
-        rng = np.random.default_rng(0)
-        params = {"w": 3 + rng.random((3, 2)), "b": 3 + rng.random(2)}
-        grads = [
-            {n: rng.normal(size=p.shape) for n, p in params.items()} for _ in range(60)
-        ]
-        reference = KerasRMSprop(params, centered=centered, **arguments)
-        tx = ro.rmsprop(centered=centered, **arguments)
-        opt_state, update = tx.init(params), jax.jit(tx.update)
-        p: Any = params
-        for step, gradient in enumerate(grads):
-            updates, opt_state = update(gradient, opt_state, p)
-            p = optax.apply_updates(p, updates)
-            expected = reference.apply(gradient)
-            for name in params:
-                np.testing.assert_allclose(
-                    p[name], expected[name], rtol=1e-12, err_msg=f"{step} {name}"
-                )
+def _trajectory(tx: optax.GradientTransformation, params: Any, gs: Any) -> Any:
+    """Parameters after each step, in one compiled scan."""
 
-
-def test_the_order_of_arguments_is_keras() -> None:
-    parameters = inspect.signature(ro.rmsprop).parameters.values()
-    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert positional == [
-        "learning_rate",
-        "rho",
-        "momentum",
-        "epsilon",
-        "centered",
-        "weight_decay",
-        "clipnorm",
-        "clipvalue",
-        "global_clipnorm",
-        "use_ema",
-        "ema_momentum",
-        "ema_overwrite_frequency",
-        "name",
-    ]
-
-
-def test_the_clock_of_the_average_when_gradients_are_accumulated() -> None:
-    """Measured on Keras 3.15.1 with the JAX backend."""
-    measured = [0, -0.31623, -0.31623, -0.43094, -0.43094, -0.62303, -0.57501, -0.66027]
-    tx = ro.rmsprop(
-        0.1,
-        use_ema=True,
-        ema_momentum=0.5,
-        ema_overwrite_frequency=2,
-        gradient_accumulation_steps=2,
-    )
-    params: Any = jnp.array(0.0)
-    opt_state = tx.init(params)
-    for expected in measured:
-        updates, opt_state = tx.update(jnp.array(1.0), opt_state, params)
+    def step(carry: Any, g: Any) -> tuple[Any, Any]:
+        params, opt_state = carry
+        updates, opt_state = tx.update(g, opt_state, params)
         params = optax.apply_updates(params, updates)
-        np.testing.assert_allclose(params, expected, atol=6e-6)
+        return (params, opt_state), params
+
+    return jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), gs)[1])()
 
 
-def test_a_schedule_sees_micro_steps() -> None:
-    tx = ro.rmsprop(
-        lambda count: count, rho=0.0, epsilon=0.0, gradient_accumulation_steps=3
+def _problem(dtype: Any, steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (2, 3), "bias": (3,)}
+    params = {
+        n: (3 + np.abs(rng.normal(size=s))).astype(dtype) for n, s in shapes.items()
+    }
+    gs = {n: rng.normal(0.3, 1.0, size=(steps, *s)) for n, s in shapes.items()}
+    return params, {n: g.astype(dtype) for n, g in gs.items()}
+
+
+def test_the_signature_is_that_of_keras() -> None:
+    parameters = inspect.signature(rmsprop).parameters.values()
+    positional = {
+        p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD
+    }
+    keyword_only = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert list(positional.items()) == list(POSITIONAL.items())
+    assert keyword_only[:2] == ["loss_scale_factor", "gradient_accumulation_steps"]
+
+
+def test_the_seed_example() -> None:
+    tx = rmsprop(learning_rate=0.1)
+    params = jnp.array(10.0)
+    grads = jax.grad(lambda p: p**2 / 2)(params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(optax.apply_updates(params, updates), 9.683772, rtol=1e-7)
+
+
+def _simple_chain() -> optax.GradientTransformation:
+    step = optax.chain(ro.scale_by_rms(0.9, 1e-7), ro.scale_by_learning_rate(0.001))
+    return optax.chain(ro.in_float32(step), ro.zeros_for_missing())
+
+
+def _full_chain() -> optax.GradientTransformation:
+    step = optax.chain(
+        ro.clip_by_global_norm(1.5),
+        ro.scale_by_stddev(0.8, 1e-3),
+        ro.scale_by_learning_rate(0.05),
+        ro.trace(0.9, nesterov=True),
+        ro.decay_weights(0.1, 0.05, ro.exclude_paths("bias")),
     )
-    opt_state = tx.init(jnp.array(0.0))
-    seen = []
-    for _ in range(9):
-        update, opt_state = tx.update(jnp.array(1.0), opt_state)
-        seen.append(float(update))
-    assert seen == [0, 0, -2, 0, 0, -5, 0, 0, -8]
-
-
-def test_a_learning_rate_without_arguments_is_read_out_of_a_compiled_step() -> None:
-    rate, traces = {"now": 0.5}, []
-    tx = ro.rmsprop(lambda: rate["now"], rho=0.0, epsilon=0.0)
-
-    @jax.jit
-    def step(g: jax.Array, opt_state: Any) -> Any:
-        traces.append(1)
-        return tx.update(g, opt_state)
-
-    opt_state = tx.init(jnp.array(0.0))
-    first, opt_state = step(jnp.array(1.0), opt_state)
-    rate["now"] = 0.25
-    second, opt_state = step(jnp.array(1.0), opt_state)
-    assert (float(first), float(second), len(traces)) == (-0.5, -0.25, 1)
-
-
-def test_it_is_nothing_but_a_chain_of_the_public_transforms() -> None:
-    ours = ro.rmsprop(0.01, momentum=0.9, weight_decay=0.1, global_clipnorm=1.0)
-    chain = optax.chain(
-        ro.clip_by_global_norm(1.0),
-        ro.scale_by_rms(0.9, 1e-7),
-        ro.scale_by_learning_rate(0.01),
-        ro.trace(0.9),
-        ro.decay_weights(0.1, 0.01),
+    step = ro.accumulate_gradients(step, 2)
+    step = ro.in_float32(optax.chain(ro.unscale_loss(4.0), step))
+    average = ro.average_params(0.9, 3, every_k=2)
+    return ro.skip_nonfinite(
+        optax.chain(optax.chain(step, ro.zeros_for_missing()), average)
     )
-    params = {"w": jnp.arange(1.0, 5.0)}
-    states = [ours.init(params), chain.init(params)]
-    for _ in range(3):
-        pairs = [
-            tx.update(params, s, params)
-            for tx, s in zip((ours, chain), states, strict=True)
-        ]
-        states = [s for _, s in pairs]
-        np.testing.assert_array_equal(pairs[0][0]["w"], pairs[1][0]["w"])
 
 
-def test_the_name_labels_the_step_in_traces() -> None:
-    tx = ro.rmsprop(name="my_rmsprop")
-    lowered = jax.jit(tx.update).lower(jnp.ones(3), tx.init(jnp.ones(3)))
-    assert "my_rmsprop/" in lowered.as_text(debug_info=True)
+FULL = dict(
+    learning_rate=0.05,
+    rho=0.8,
+    momentum=0.9,
+    epsilon=1e-3,
+    centered=True,
+    weight_decay=0.1,
+    global_clipnorm=1.5,
+    use_ema=True,
+    ema_momentum=0.9,
+    ema_overwrite_frequency=3,
+    loss_scale_factor=4.0,
+    gradient_accumulation_steps=2,
+    nesterov=True,
+    weight_decay_mask=ro.exclude_paths("bias"),
+    skip_nonfinite=True,
+)
 
 
 @pytest.mark.parametrize(
-    ("momentum", "count"), [(None, 0), (0, 0), (0.0, 0), (0.5, 1), (jnp.array(0.0), 1)]
+    ("arguments", "chain"), [({}, _simple_chain()), (FULL, _full_chain())]
 )
-def test_only_a_python_zero_means_no_momentum(momentum: Any, count: int) -> None:
-    state = ro.rmsprop(momentum=momentum).init(jnp.ones(3))
-    assert len(optax.tree.get_all_with_path(state, "trace")) == count
+def test_is_nothing_but_a_chain(
+    arguments: dict[str, Any], chain: optax.GradientTransformation
+) -> None:
+    params, gs = _problem(np.float32, 20)
+    tx = rmsprop(**arguments)
+    assert jax.tree.structure(tx.init(params)) == jax.tree.structure(chain.init(params))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        _trajectory(tx, params, gs),
+        _trajectory(chain, params, gs),
+    )
 
 
-@pytest.mark.parametrize("bad", [jnp.inf, jnp.nan])
-def test_a_step_that_is_not_finite_can_be_skipped_whole(bad: float) -> None:
-    tx = ro.rmsprop(**FULL, skip_nonfinite=True)
-    params = jnp.arange(1.0, 4.0)
-    _, before = tx.update(params, tx.init(params), params)
-    updates, after = tx.update(params.at[1].set(bad), before, params)
-    np.testing.assert_array_equal(updates, 0)
-    assert int(after.total_notfinite) == 1
-    same = jax.tree.map(np.array_equal, before.inner_state, after.inner_state)
-    assert all(jax.tree.leaves(same))
+REFERENCE: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "momentum": {"momentum": 0.9, "weight_decay": 0.1, "clipnorm": 1.0},
+    "centered": {"centered": True, "momentum": 0.9},
+    "centered, accumulated": {
+        "centered": True,
+        "gradient_accumulation_steps": 3,
+        "loss_scale_factor": 8.0,
+        "global_clipnorm": 1.0,
+    },
+    "averaged": {
+        "use_ema": True,
+        "ema_momentum": 0.9,
+        "ema_overwrite_frequency": 4,
+        "gradient_accumulation_steps": 2,
+        "clipvalue": 0.5,
+        "weight_decay": 0.05,
+    },
+}
 
 
-@pytest.mark.parametrize("bad", [jnp.inf, jnp.nan])
-def test_a_bad_microbatch_leaves_the_accumulator_exactly_zero(bad: float) -> None:
-    tx = ro.rmsprop(gradient_accumulation_steps=2)
-    opt_state = tx.init(jnp.zeros(3))
-    for gradient in (bad, 1.0):
-        _, opt_state = tx.update(jnp.full(3, gradient), opt_state)
-    np.testing.assert_array_equal(optax.tree.get(opt_state, "acc_grads"), 0)
+@pytest.mark.parametrize("kind", REFERENCE)
+def test_is_the_reference_in_float64(kind: str) -> None:
+    arguments = {"learning_rate": 0.01, **REFERENCE[kind]}
+    params, gs = _problem(np.float64, STEPS)
+    reference = KerasRMSprop(params, **arguments)
+    with jax.enable_x64(True):
+        ours = _trajectory(rmsprop(**arguments), params, gs)
+    for t in range(STEPS):
+        expected = reference.apply({n: g[t] for n, g in gs.items()})
+        for name, value in expected.items():
+            np.testing.assert_allclose(
+                ours[name][t], value, rtol=1e-12, atol=1e-12, err_msg=f"{t} {name}"
+            )
 
-    theirs = optax.MultiSteps(optax.sgd(0.1), 2)
-    multi = theirs.init(jnp.zeros(3))
-    for gradient in (bad, 1.0):
-        _, multi = theirs.update(jnp.full(3, gradient), multi)
-    assert np.isnan(multi.acc_grads).all()
+
+def test_the_name_labels_the_step() -> None:
+    for name in ("rmsprop", "encoder_step"):
+        tx = rmsprop(name=name)
+        params = jnp.ones(2)
+        lowered = jax.jit(tx.update).lower(params, tx.init(params), params)
+        assert f"/{name}/" in lowered.as_text(debug_info=True)
 
 
-@pytest.mark.parametrize("name", [n for n in ro.__all__ if n[0].islower()])
-def test_every_public_function_has_an_example(name: str) -> None:
-    doc = inspect.getdoc(getattr(ro, name)) or ""
-    assert ">>>" in doc
-    assert "Returns:" in doc
+@pytest.mark.parametrize("momentum", [0, 0.0, None])
+def test_no_momentum_costs_no_memory(momentum: Any) -> None:
+    opt_state = rmsprop(momentum=momentum).init(jnp.ones(2))
+    assert optax.tree.get(opt_state, "trace", default=None) is None
+
+
+@pytest.mark.parametrize("momentum", [0.5, jnp.array(0.0), np.float32(0.0)])
+def test_an_array_always_has_a_trace(momentum: Any) -> None:
+    opt_state = rmsprop(momentum=momentum).init(jnp.ones(2))
+    np.testing.assert_array_equal(optax.tree.get(opt_state, "trace"), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("name", ro.__all__)
+def test_public_names_are_documented(name: str) -> None:
+    documented = getattr(ro, name)
+    text = inspect.getdoc(documented)
+    assert text
+    if inspect.isfunction(documented):
+        assert "Examples:\n" in text
+        assert "Returns:\n" in text
+    else:
+        assert "Attributes:\n" in text

@@ -13,4 +13,5 @@ from rmsprop_optax.rules._denominator import normalize as normalize
 from rmsprop_optax.rules._norm import norm as norm
 from rmsprop_optax.rules._second_moment import second_moment as second_moment
 from rmsprop_optax.rules._trace import trace as trace
+from rmsprop_optax.rules._variance import corrected_variance as corrected_variance
 from rmsprop_optax.rules._variance import variance as variance

@@ -13,8 +13,7 @@ def variance(
     """The mean ``mu`` and the weighted variance ``nu`` after one more gradient.
 
     ``gain`` is the share of the new gradient in the mean, ``keep`` = 1 - gain that of the
-    mean before: 1 - decay and decay for plain running means; with the weights
-    c_t = 1 - decay^t, (1 - decay) / c_t and decay c_(t-1) / c_t for bias-corrected ones::
+    mean before: 1 - decay and decay for plain running means::
 
         mu <- mu + gain (g - mu)
         nu <- decay nu + (1 - decay) / keep |g - mu|^2       with the new mu
@@ -32,3 +31,23 @@ def variance(
     spread = jnp.where(keeps, (1 - decay) / jnp.where(keeps, keep, 1), 0)
     nu = decay * nu + spread.astype(nu.dtype) * abs_sq(g - mu)
     return mu, nu
+
+
+def corrected_variance(
+    g: jax.Array, mu: jax.Array, nu: jax.Array, decay: Scalar, gain: Scalar, keep: Scalar
+) -> tuple[jax.Array, jax.Array]:
+    """The same for a bias-corrected mean, by the distance from the old one.
+
+    With the weights c_t = 1 - decay^t, ``gain`` = (1 - decay) / c_t and ``keep`` =
+    decay c_(t-1) / c_t; ``nu`` is c_t times the corrected variance::
+
+        nu <- decay nu + (1 - decay) keep |g - mu|^2         with the old mu
+        mu <- mu + gain (g - mu)
+
+    The first mean is the first gradient to the last bit, so the second gradient's
+    distance from it is exact. That from the new mean would be its rounding, with no
+    earlier variance to hide it: the second update was wrong a hundredfold.
+    """
+    deviation = g - mu
+    share = jnp.asarray((1 - decay) * keep).astype(nu.dtype)
+    return mu + gain * deviation, decay * nu + share * abs_sq(deviation)

@@ -94,6 +94,8 @@ def scale_by_stddev(
             nu=init_moment(params, initial_scale, real=True),
         )
 
+    variance = rules.corrected_variance if bias_correction else rules.variance
+
     def shares(count: jax.Array) -> tuple[Scalar, Scalar, Scalar]:
         """The weight of the past, and what the mean takes of new and old."""
         if not bias_correction:
@@ -110,7 +112,7 @@ def scale_by_stddev(
         weight, gain, keep = shares(count)
 
         def rule(g: jax.Array, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
-            mu, nu = rules.variance(g, mu, nu, decay, gain, keep)
+            mu, nu = variance(g, mu, nu, decay, gain, keep)
             update = rules.normalize(g, nu / weight, eps, eps_in_sqrt=eps_in_sqrt)
             return update, mu, nu
 

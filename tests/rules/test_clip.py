@@ -11,7 +11,7 @@ from rmsprop_optax.rules import clip_by_norm, clip_by_value, norm
 values = st.lists(st.floats(-1e20, 1e20), min_size=3, max_size=3)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(values=values, bound=st.floats(0.5, 1e10))
 def test_the_norm_is_bounded(values: list[float], bound: float) -> None:
     g = jnp.array(values, jnp.float32)
@@ -24,7 +24,7 @@ def test_the_norm_is_bounded(values: list[float], bound: float) -> None:
         assert length == pytest.approx(bound, rel=1e-5)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(values=values, bound=st.floats(0.5, 1e10))
 def test_values_are_bounded(values: list[float], bound: float) -> None:
     g = np.array(values, np.float32)

@@ -1,0 +1,56 @@
+"""The one table: every public transformation, in each configuration worth a row."""
+
+from collections.abc import Callable
+
+import optax
+
+import rmsprop_optax as ro
+
+EVERYTHING = {
+    "momentum": 0.9,
+    "centered": True,
+    "nesterov": True,
+    "weight_decay": 0.1,
+    "weight_decay_mask": ro.exclude_paths("bias"),
+    "global_clipnorm": 1.0,
+    "use_ema": True,
+    "ema_overwrite_frequency": 2,
+    "gradient_accumulation_steps": 2,
+    "loss_scale_factor": 8.0,
+    "skip_nonfinite": True,
+}
+
+TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "scale_by_rms": ro.scale_by_rms,
+    "scale_by_rms, corrected, eps outside": lambda: ro.scale_by_rms(
+        eps_in_sqrt=False, bias_correction=True, initial_scale=1.0
+    ),
+    "scale_by_stddev": ro.scale_by_stddev,
+    "scale_by_stddev, corrected": lambda: ro.scale_by_stddev(
+        eps=1e-3, bias_correction=True
+    ),
+    "trace": lambda: ro.trace(0.9),
+    "trace, nesterov": lambda: ro.trace(0.9, nesterov=True),
+    "clip_by_value": lambda: ro.clip_by_value(0.5),
+    "clip_by_norm": lambda: ro.clip_by_norm(0.5),
+    "clip_by_global_norm": lambda: ro.clip_by_global_norm(0.5),
+    "decay_weights": lambda: ro.decay_weights(0.1, 0.5),
+    "decay_weights, masked": lambda: ro.decay_weights(
+        0.1, optax.linear_schedule(1.0, 0.0, 9), ro.exclude_paths("bias")
+    ),
+    "average_params": lambda: ro.average_params(0.9, overwrite_frequency=2),
+    "scale_by_learning_rate": lambda: ro.scale_by_learning_rate(0.1),
+    "scale_by_learning_rate, schedule": lambda: ro.scale_by_learning_rate(
+        optax.linear_schedule(1.0, 0.0, 9)
+    ),
+    "scale_by_learning_rate, live": lambda: ro.scale_by_learning_rate(lambda: 0.1),
+    "unscale_loss": lambda: ro.unscale_loss(8.0),
+    "zeros_for_missing": ro.zeros_for_missing,
+    "accumulate_gradients": lambda: ro.accumulate_gradients(ro.scale_by_rms(), 2),
+    "skip_nonfinite": lambda: ro.skip_nonfinite(ro.scale_by_rms()),
+    "dynamic_loss_scale": lambda: ro.dynamic_loss_scale(ro.scale_by_rms()),
+    "in_float32": lambda: ro.in_float32(ro.scale_by_rms()),
+    "rmsprop": ro.rmsprop,
+    "rmsprop, momentum": lambda: ro.rmsprop(momentum=0.9),
+    "rmsprop, everything": lambda: ro.rmsprop(**EVERYTHING),
+}

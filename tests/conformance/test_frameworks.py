@@ -1,0 +1,108 @@
+"""Parameters held by others: Flax NNX and Equinox, and Optax's own wrappers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import rmsprop_optax as ro
+from tests.conformance._table import EVERYTHING
+
+X = jnp.linspace(-1, 1, 32)[:, None]
+Y = jnp.sin(3 * X)
+
+
+def test_flax_nnx() -> None:
+    nnx = pytest.importorskip("flax.nnx", reason="pip install flax")
+    model = nnx.Sequential(
+        nnx.Linear(1, 16, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(16, 1, rngs=nnx.Rngs(1))
+    )
+    tx = ro.rmsprop(0.01, momentum=0.5, weight_decay=1e-4, use_ema=True)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model: Any, optimizer: Any) -> jax.Array:
+        loss, grads = nnx.value_and_grad(lambda m: jnp.mean((m(X) - Y) ** 2))(model)
+        optimizer.update(model, grads)
+        return loss
+
+    losses = [float(step(model, optimizer)) for _ in range(100)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_equinox() -> None:
+    eqx = pytest.importorskip("equinox", reason="pip install equinox")
+    model = eqx.nn.MLP(1, 1, 16, 1, activation=jnp.tanh, key=jax.random.key(0))
+    tx = ro.rmsprop(0.01, momentum=0.5, weight_decay=1e-4, use_ema=True)
+    state = tx.init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit
+    def step(model: Any, state: Any) -> Any:
+        def loss_fn(m: Any) -> jax.Array:
+            return jnp.mean((jax.vmap(m)(X) - Y) ** 2)
+
+        loss, grads = eqx.filter_value_and_grad(loss_fn)(model)
+        params = eqx.filter(model, eqx.is_inexact_array)
+        updates, state = tx.update(grads, state, params)
+        return eqx.apply_updates(model, updates), state, loss
+
+    losses = []
+    for _ in range(100):
+        model, state, loss = step(model, state)
+        losses.append(float(loss))
+    assert losses[-1] < 0.5 * losses[0]
+    averaged = ro.finalize(eqx.filter(model, eqx.is_inexact_array), state)
+    assert jax.tree.structure(averaged) == jax.tree.structure(
+        eqx.filter(model, eqx.is_inexact_array)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 0.5),
+        ("rho", 0.5),
+        ("momentum", 0.1),
+        ("epsilon", 1.0),
+        ("weight_decay", 0.5),
+        ("global_clipnorm", 0.01),
+        ("ema_momentum", 0.1),
+        ("ema_overwrite_frequency", 1),
+        ("gradient_accumulation_steps", 3),
+        ("initial_scale", None),
+        ("loss_scale_factor", None),
+    ],
+)
+def test_inject_hyperparams(name: str, value: float | None) -> None:
+    arguments = {k: v for k, v in EVERYTHING.items() if k != "weight_decay_mask"}
+    arguments |= {"learning_rate": 0.1, "rho": 0.9, "epsilon": 1e-3, "initial_scale": 0.5}
+    arguments["ema_overwrite_frequency"] = 3
+    injected = optax.inject_hyperparams(ro.rmsprop)(**arguments)
+    plain = ro.rmsprop(**arguments)
+    params = jnp.arange(1.0, 4.0)
+    traces = []
+
+    def run(tx: Any, change: bool) -> np.ndarray:
+        @jax.jit
+        def step(params: Any, state: Any, gradient: Any) -> Any:
+            traces.append(1)
+            updates, state = tx.update(gradient, state, params)
+            return optax.apply_updates(params, updates), state
+
+        p, state = params, tx.init(params)
+        for t in range(8):
+            if change and t == 2:
+                old = state.hyperparams[name]
+                state.hyperparams[name] = jnp.asarray(value, old.dtype)
+            p, state = step(p, state, jnp.cos(params + t))
+        return np.asarray(p)
+
+    np.testing.assert_allclose(run(injected, False), run(plain, False), rtol=1e-5)
+    assert len(traces) == 2
+    if value is not None:
+        changed = run(injected, True)
+        assert len(traces) == 3
+        assert np.abs(changed - run(injected, False)).max() > 1e-5

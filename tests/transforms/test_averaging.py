@@ -1,0 +1,139 @@
+"""The average of the parameters: its clocks, and where `finalize` finds it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rmsprop_optax import average_params, finalize, rmsprop
+
+
+def _run(tx: optax.GradientTransformation, steps: int, **grads: float) -> Any:
+    """Parameters that start at zero, and the state, after constant gradients."""
+    given = {name: jnp.asarray(g) for name, g in grads.items()}
+    params = optax.tree.zeros_like(given)
+    opt_state = tx.init(params)
+    for _ in range(steps):
+        updates, opt_state = tx.update(given, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return params, opt_state
+
+
+def test_the_clocks_of_keras() -> None:
+    """Measured with Keras 3.15.1: the average moves at micro-steps."""
+    tx = rmsprop(
+        0.1,
+        use_ema=True,
+        ema_momentum=0.5,
+        ema_overwrite_frequency=2,
+        gradient_accumulation_steps=2,
+    )
+    params = jnp.array(0.0)
+    opt_state, seen = tx.init(params), []
+    step = jax.jit(tx.update)
+    for _ in range(8):
+        updates, opt_state = step(jnp.array(1.0), opt_state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(float(params))
+    measured = [0, -0.31623, -0.31623, -0.43094, -0.43094, -0.62303, -0.57501, -0.66027]
+    np.testing.assert_allclose(seen, measured, atol=1e-5)
+
+
+def test_without_accumulation_an_iteration_is_a_call() -> None:
+    tx = average_params(0.5, overwrite_frequency=3)
+    params = jnp.array(0.0)
+    state, seen = tx.init(params), []
+    for _ in range(4):
+        updates, state = tx.update(jnp.array(1.0), state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(float(params))
+    # Averages: 1, 1.5, 2.25, and from there (2.25 + 3.25) / 2.
+    assert seen == [1.0, 2.0, 2.25, 3.25]
+    assert state.ema == 2.75
+    assert state.count == 4
+
+
+@pytest.mark.parametrize(("decay", "expected"), [(0.0, 3.0), (1.0, 1.0)])
+def test_decays_at_the_ends(decay: float, expected: float) -> None:
+    _, state = _run(average_params(decay), 3, a=1.0)
+    assert state.ema == {"a": expected}
+
+
+def test_before_the_first_step_the_average_is_the_parameter() -> None:
+    tx = rmsprop(use_ema=True)
+    params = {"a": jnp.array(3.0)}
+    assert finalize(params, tx.init(params)) == params
+
+
+def test_where_nothing_is_averaged_parameters_come_back() -> None:
+    params, opt_state = _run(rmsprop(), 2, a=1.0)
+    assert finalize(params, opt_state) is params
+
+
+def _averaged() -> optax.GradientTransformation:
+    return optax.chain(optax.scale(1.0), average_params(0.5))
+
+
+WRAPPED: dict[str, Any] = {
+    "chain": optax.chain(optax.identity(), _averaged()),
+    "named chain": optax.named_chain(("average", _averaged())),
+    "inject": optax.inject_hyperparams(lambda scale: _averaged())(scale=1.0),
+    "accumulation": optax.apply_if_finite(_averaged(), 3),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_finds_the_average_inside(kind: str) -> None:
+    params, opt_state = _run(WRAPPED[kind], 2, a=1.0, b=-2.0)
+    assert params == {"a": 2.0, "b": -4.0}
+    assert finalize(params, opt_state) == {"a": 1.5, "b": -3.0}
+
+
+def test_masked_parameters_are_not_averaged() -> None:
+    tx = optax.masked(_averaged(), {"a": True, "b": False})
+    params, opt_state = _run(tx, 2, a=1.0, b=-2.0)
+    assert finalize(params, opt_state) == {"a": 1.5, "b": -4.0}
+
+
+def test_each_part_of_a_partition_has_its_own() -> None:
+    parts = {
+        "slow": _averaged(),
+        "fast": optax.chain(optax.scale(2.0), average_params(0.0)),
+        "none": optax.scale(1.0),
+    }
+    tx = optax.partition(parts, {"a": "slow", "b": "fast", "c": "none"})
+    params, opt_state = _run(tx, 2, a=1.0, b=1.0, c=1.0)
+    assert params == {"a": 2.0, "b": 4.0, "c": 2.0}
+    assert finalize(params, opt_state) == {"a": 1.5, "b": 4.0, "c": 2.0}
+
+
+def test_bf16_parameters_are_averaged_in_float32() -> None:
+    params = {"a": jnp.array(1.0, jnp.bfloat16)}
+    tx = average_params(0.75)
+    state = tx.init(params)
+    for _ in range(3):
+        updates, state = tx.update({"a": jnp.array(0.25, jnp.bfloat16)}, state, params)
+        params = optax.apply_updates(params, updates)
+    # 1.25, then 1.3125, then 1.421875, of which bf16 holds 1.421875 too.
+    assert state.ema["a"].dtype == jnp.float32
+    assert state.ema["a"] == 1.25 * 0.75**2 + 1.5 * 0.25 * 0.75 + 1.75 * 0.25
+    final = finalize(params, state)["a"]
+    assert (final.dtype, float(final)) == (jnp.bfloat16, 1.421875)
+
+
+def test_what_is_averaged_is_what_the_user_holds() -> None:
+    """In bf16 an update of 1e-3 to 1.0 vanishes, and so it must in the average."""
+    params = jnp.array(1.0, jnp.bfloat16)
+    tx = average_params(0.5)
+    _, state = tx.update(jnp.array(1e-3), tx.init(params), params)
+    assert state.ema == 1.0
+
+
+def test_finalize_runs_compiled() -> None:
+    params, opt_state = _run(rmsprop(0.1, use_ema=True, ema_momentum=0.5), 3, a=1.0)
+    eager = finalize(params, opt_state)
+    assert jax.jit(finalize)(params, opt_state) == eager
+    assert eager != params

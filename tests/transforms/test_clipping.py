@@ -1,0 +1,86 @@
+"""The clips against Optax's, and where squares leave float32."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rmsprop_optax import clip_by_global_norm, clip_by_norm, clip_by_value
+
+
+def _apply(tx: optax.GradientTransformation, grads: Any) -> Any:
+    return jax.jit(lambda g: tx.update(g, tx.init(g))[0])(grads)
+
+
+def _tree(scale: float = 1.0) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return {
+        "w": jnp.asarray(scale * rng.normal(size=(3, 4)), jnp.float32),
+        "b": [jnp.asarray(scale * rng.normal(size=3), jnp.float32), jnp.float32(scale)],
+    }
+
+
+def _assert_close(ours: Any, expected: Any) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, expected)
+
+
+@pytest.mark.parametrize("bound", [0.01, 0.5, 1.0, 100.0])
+def test_are_optax(bound: float) -> None:
+    grads = _tree()
+    _assert_close(_apply(clip_by_value(bound), grads), _apply(optax.clip(bound), grads))
+    _assert_close(
+        _apply(clip_by_global_norm(bound), grads),
+        _apply(optax.clip_by_global_norm(bound), grads),
+    )
+
+
+@pytest.mark.parametrize("bound", [0.5, 2.0])
+def test_clip_by_norm_measures_each_leaf(bound: float) -> None:
+    grads = _tree()
+    alone = optax.clip_by_global_norm(bound)
+    expected = jax.tree.map(lambda g: alone.update(g, alone.init(g))[0], grads)
+    _assert_close(_apply(clip_by_norm(bound), grads), expected)
+
+
+@pytest.mark.parametrize("clip", [clip_by_norm, clip_by_global_norm])
+def test_below_the_bound_nothing_changes_a_bit(clip: Any) -> None:
+    for scale in (1.0, 1e-30):
+        grads = _tree(scale)
+        jax.tree.map(np.testing.assert_array_equal, _apply(clip(1e3), grads), grads)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_global_norm_where_squares_leave_float32(scale: float) -> None:
+    grads, bound = _tree(scale), scale / 100
+    wide = [np.asarray(g, np.float64) for g in jax.tree.leaves(grads)]
+    total = np.sqrt(sum(np.sum(g**2) for g in wide))
+    clipped = _apply(clip_by_global_norm(bound), grads)
+    for ours, g in zip(jax.tree.leaves(clipped), wide, strict=True):
+        np.testing.assert_allclose(ours, g * bound / total, rtol=1e-5)
+
+
+def test_the_norm_is_taken_in_float32() -> None:
+    """bf16 has 8 bits: 300 squares of 1 summed in it would stop at 256."""
+    for dtype in (jnp.bfloat16, jnp.float16):
+        grads = {"a": jnp.ones(10_000, dtype)}
+        clipped = _apply(clip_by_global_norm(1.0), grads)["a"]
+        assert clipped.dtype == dtype
+        np.testing.assert_allclose(clipped.astype(jnp.float32), 0.01, rtol=4e-3)
+
+
+def test_complex_leaves() -> None:
+    grads = jnp.array([3 + 4j, 0j])
+    np.testing.assert_allclose(_apply(clip_by_norm(1.0), grads), [0.6 + 0.8j, 0])
+    np.testing.assert_allclose(_apply(clip_by_global_norm(1.0), grads), [0.6 + 0.8j, 0])
+    np.testing.assert_allclose(_apply(clip_by_value(1.0), grads), [1 + 1j, 0])
+
+
+def test_missing_leaves_and_empty_trees() -> None:
+    for clip in (clip_by_norm, clip_by_value, clip_by_global_norm):
+        clipped = _apply(clip(1.0), {"a": jnp.array([5.0]), "b": None})
+        assert clipped["b"] is None
+        np.testing.assert_allclose(clipped["a"], [1.0])
+        assert _apply(clip(1.0), {}) == {}

@@ -1,0 +1,103 @@
+"""Accumulation: k calls are one step on the mean, and an infinity passes through."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rmsprop_optax import accumulate_gradients, rmsprop
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_is_one_step_on_the_mean(k: int) -> None:
+    gs = np.random.default_rng(0).integers(-8, 8, size=(4 * k, 3)).astype(np.float32) * k
+    params = jnp.ones(3)
+    inner = rmsprop(0.1, momentum=0.9, weight_decay=0.1)
+    tx = accumulate_gradients(inner, k)
+    state, inner_state, expected = tx.init(params), inner.init(params), params
+    update = jax.jit(tx.update)
+    for t in range(4 * k):
+        updates, state = update(gs[t], state, params)
+        params = optax.apply_updates(params, updates)
+        if (t + 1) % k:
+            assert not updates.any()
+            assert state.count == (t + 1) % k
+            continue
+        mean = jnp.asarray(gs[t + 1 - k : t + 1].mean(axis=0))
+        updates, inner_state = inner.update(mean, inner_state, expected)
+        expected = optax.apply_updates(expected, updates)
+        np.testing.assert_allclose(params, expected, rtol=1e-6)
+        np.testing.assert_array_equal(state.acc_grads, np.zeros(3))
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_bad_microbatch_does_not_outlive_its_update(bad: float, place: int) -> None:
+    tx = accumulate_gradients(optax.scale(-1.0), 2)
+    state = tx.init(jnp.array(0.0))
+    cycle = [1.0, 1.0]
+    cycle[place] = bad
+    for g in cycle:
+        updates, state = tx.update(jnp.array(g), state)
+    assert not np.isfinite(updates)
+    assert (state.acc_grads, state.count) == (0.0, 0)
+    for g in (1.0, 3.0):
+        updates, state = tx.update(jnp.array(g), state)
+    assert updates == -2.0
+
+
+def test_optax_keeps_the_nan() -> None:
+    """What this wrapper is for."""
+    tx = optax.MultiSteps(optax.scale(-1.0), 2)
+    state: Any = tx.init(jnp.array(0.0))
+    for g in (np.inf, 1.0, 1.0, 3.0, 1.0, 3.0):
+        updates, state = tx.update(jnp.array(g), state)
+    assert np.isnan(state.acc_grads)
+    assert np.isnan(updates)
+
+
+def test_the_inner_update_runs_at_emits_only() -> None:
+    calls: list[int] = []
+
+    def counted(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        jax.debug.callback(lambda: calls.append(1))
+        return updates, state
+
+    inner = optax.GradientTransformation(optax.init_empty_state, counted)
+    tx = accumulate_gradients(inner, 3)
+    state = tx.init(jnp.array(0.0))
+    update = jax.jit(tx.update)
+    for t in range(1, 10):
+        _, state = update(jnp.array(1.0), state)
+        jax.effects_barrier()
+        assert len(calls) == t // 3
+    assert update._cache_size() == 1
+
+
+def test_bf16_gradients_are_summed_in_float32() -> None:
+    """300 times 1 in bf16 would stop at 256."""
+    tx = accumulate_gradients(optax.identity(), 300)
+    g = jnp.array(1.0, jnp.bfloat16)
+    state, update = tx.init(g), jax.jit(tx.update)
+    for _ in range(299):
+        _, state = update(g, state)
+    assert state.acc_grads == 299.0
+    updates, state = update(g, state)
+    assert (float(updates), updates.dtype) == (1.0, jnp.bfloat16)
+
+
+def test_extra_arguments_go_to_the_inner_update() -> None:
+    def scaled(updates: Any, state: Any, params: Any = None, *, by: Any) -> Any:
+        del params
+        return updates * by, state
+
+    inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, scaled)
+    tx = accumulate_gradients(inner, 2)
+    state = tx.init(jnp.array(0.0))
+    for by in (5.0, 7.0):
+        updates, state = tx.update(jnp.array(1.0), state, by=by)
+    assert updates == 7.0

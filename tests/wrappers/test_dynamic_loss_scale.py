@@ -1,0 +1,57 @@
+"""The dynamic loss scale: when it doubles, when it halves, what it counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rmsprop_optax import dynamic_loss_scale, rmsprop, scale_loss
+
+
+def test_growth_halving_and_counters() -> None:
+    tx = dynamic_loss_scale(optax.trace(0.0), 8.0, dynamic_growth_steps=3)
+    state = tx.init(jnp.array(0.0))
+    update = jax.jit(tx.update)
+    seen = []
+    for g in [1.0, 1.0, np.inf, 1.0, 1.0, 1.0, 1.0, np.nan, np.nan, 1.0]:
+        updates, state = update(jnp.array(g), state)
+        seen.append((float(updates), int(state.count), float(state.loss_scale)))
+    assert seen == [
+        (1 / 8, 1, 8.0),
+        (1 / 8, 2, 8.0),
+        (0.0, 0, 4.0),
+        (1 / 4, 1, 4.0),
+        (1 / 4, 2, 4.0),
+        (1 / 4, 0, 8.0),
+        (1 / 8, 1, 8.0),
+        (0.0, 0, 4.0),
+        (0.0, 0, 2.0),
+        (1 / 2, 1, 2.0),
+    ]
+    assert update._cache_size() == 1
+
+
+def test_the_inner_state_does_not_move_on_a_bad_step() -> None:
+    tx = dynamic_loss_scale(rmsprop(momentum=0.9))
+    params = jnp.ones(2)
+    state = tx.init(params)
+    _, state = tx.update(jnp.array([1.0, 2.0]), state, params)
+    updates, after = tx.update(jnp.array([1.0, jnp.inf]), state, params)
+    assert not updates.any()
+    jax.tree.map(np.testing.assert_array_equal, after.inner_state, state.inner_state)
+
+
+@pytest.mark.parametrize("loss_scale", [2.0**-3, 2.0**15])
+def test_powers_of_two_cancel_to_the_bit(loss_scale: float) -> None:
+    def run(tx: optax.GradientTransformation) -> jax.Array:
+        params = jnp.array([3.0, -2.0])
+        state = tx.init(params)
+        for _ in range(5):
+            loss = lambda p, s: scale_loss(jnp.sum(p**2), s)  # noqa: E731
+            updates, state = tx.update(jax.grad(loss)(params, state), state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    scaled = run(dynamic_loss_scale(rmsprop(0.1), loss_scale, dynamic_growth_steps=2))
+    np.testing.assert_array_equal(scaled, run(rmsprop(0.1)))
