@@ -44,7 +44,7 @@ import rmsprop_optax as ro
     ],
 )
 def test_values(arguments: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ValueError, match=".+") as raised:
+    with pytest.raises(ValueError, match=r"got|gradients|Gradient|effect") as raised:
         ro.rmsprop(**arguments)
     assert all(word in str(raised.value) for word in words), raised.value
 
@@ -108,14 +108,14 @@ def test_parameters_that_cannot_be_trained(leaf: Any, word: str) -> None:
 def test_gradients_that_do_not_fit(gradient: Any, words: list[str], wrap: Any) -> None:
     params = {"a": jnp.ones(2), "b": [jnp.ones(3)]}
     tx = ro.rmsprop(momentum=0.9)
-    with pytest.raises(ValueError, match=".+") as raised:
+    with pytest.raises(ValueError, match=r"got|gradients|Gradient|effect") as raised:
         wrap(tx.update)(gradient, tx.init(params), params)
     assert all(word in str(raised.value) for word in words), raised.value
 
 
 def test_a_gradient_where_the_parameter_was_none() -> None:
     tx = ro.rmsprop()
-    with pytest.raises(ValueError, match="'a' is an array.*None when `tx.init`"):
+    with pytest.raises(ValueError, match=r"'a' is an array.*None when `tx.init`"):
         tx.update({"a": jnp.ones(2)}, tx.init({"a": None}))
 
 

@@ -85,7 +85,30 @@ def decay_weights(
         return updates, DecayWeightsState(count=next_count(state.count))
 
     decay = optax.GradientTransformation(init_fn, update_fn)
-    return decay if mask is None else optax.masked(decay, mask)
+    return decay if mask is None else _masked(decay, mask)
+
+
+def _masked(
+    inner: optax.GradientTransformation, mask: Mask
+) -> optax.GradientTransformation:
+    """`optax.masked` with a mask of the parameters, which have no missing leaves.
+
+    Optax asks a callable mask for the updates, where a leaf without a gradient is None.
+    """
+
+    def for_params(params: PyTree) -> optax.GradientTransformation:
+        return optax.masked(inner, mask(params) if callable(mask) else mask)
+
+    def init_fn(params: PyTree) -> PyTree:
+        return for_params(params).init(params)
+
+    def update_fn(
+        updates: PyTree, state: PyTree, params: PyTree = None
+    ) -> tuple[PyTree, PyTree]:
+        check_has_params(params, "decay_weights")
+        return for_params(params).update(updates, state, params)
+
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
 def exclude_paths(*patterns: str) -> Callable[[PyTree], PyTree]:

@@ -13,7 +13,7 @@ from rmsprop_optax.rules import normalize, second_moment, variance
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(g=st.floats(-1e3, 1e3), nu=st.floats(0, 1e6), eps=st.floats(1e-10, 1.0))
 def test_is_the_formula(g: float, nu: float, eps: float) -> None:
-    held = np.float32([g, nu, eps])
+    held = np.array([g, nu, eps], np.float32)
     wide = held.astype(np.float64)
     arrays = [jnp.asarray(x) for x in held]
     inside = normalize(*arrays, eps_in_sqrt=True)

@@ -14,8 +14,8 @@ from rmsprop_optax import scale_by_stddev
 STEPS, WIDTH = 1000, 64
 
 
-def _updates_of(tx: optax.GradientTransformation, gs: jax.Array) -> jax.Array:
-    def step(state: Any, g: jax.Array) -> tuple[Any, jax.Array]:
+def _updates_of(tx: optax.GradientTransformation, gs: Any) -> Any:
+    def step(state: Any, g: Any) -> tuple[Any, Any]:
         updates, state = tx.update(g, state)
         return state, updates
 

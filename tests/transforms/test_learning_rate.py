@@ -84,7 +84,7 @@ def test_scan_reads_at_every_iteration() -> None:
     left = [0.1, 0.2, 0.4]
     tx = scale_by_learning_rate(lambda: left.pop(0))
 
-    def step(state: Any, g: jax.Array) -> tuple[Any, jax.Array]:
+    def step(state: Any, g: Any) -> tuple[Any, Any]:
         updates, state = tx.update(g, state)
         return state, updates
 

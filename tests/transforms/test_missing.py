@@ -1,5 +1,8 @@
 """Zeros for what has no gradient."""
 
+# Optax's trees are typed as unions of which most can't be indexed.
+# pyright: reportIndexIssue=false, reportOperatorIssue=false
+
 import jax.numpy as jnp
 import numpy as np
 import optax

@@ -1,5 +1,8 @@
 """`scale_by_rms` is `optax.scale_by_rms`, for all of its arguments."""
 
+# Optax's trees are typed as unions of which most can't be indexed.
+# pyright: reportIndexIssue=false, reportOperatorIssue=false
+
 import itertools
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The dynamic loss scale: when it doubles, when it halves, what it counts."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,7 @@ def test_the_inner_state_does_not_move_on_a_bad_step() -> None:
 
 @pytest.mark.parametrize("loss_scale", [2.0**-3, 2.0**15])
 def test_powers_of_two_cancel_to_the_bit(loss_scale: float) -> None:
-    def run(tx: optax.GradientTransformation) -> jax.Array:
+    def run(tx: optax.GradientTransformation) -> Any:
         params = jnp.array([3.0, -2.0])
         state = tx.init(params)
         for _ in range(5):

@@ -1,5 +1,8 @@
 """A step that is dropped leaves everything as it was, to the last bit."""
 
+# Optax's trees are typed as unions of which most can't be indexed.
+# pyright: reportIndexIssue=false, reportOperatorIssue=false
+
 from typing import Any
 
 import jax
