@@ -96,7 +96,7 @@ def test_inject_hyperparams(name: str, value: float | None) -> None:
         for t in range(8):
             if change and t == 2:
                 old = state.hyperparams[name]
-                state.hyperparams[name] = jnp.asarray(value, old.dtype)
+                state.hyperparams[name] = old * 0 + value  # of the old one's type
             p, state = step(p, state, jnp.cos(params + t))
         return np.asarray(p)
 
