@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,3 +107,27 @@ def test_inject_hyperparams(name: str, value: float | None) -> None:
         changed = run(injected, True)
         assert len(traces) == 3
         assert np.abs(changed - run(injected, False)).max() > 1e-5
+
+
+class VariantsTest(chex.TestCase):
+    """`chex.variants`: with and without jit, on the device and off, under pmap."""
+
+    @chex.all_variants()
+    def test_a_step(self) -> None:
+        tx = ro.rmsprop(0.1, **EVERYTHING)
+        params = {"w": jnp.ones(3), "bias": jnp.ones(2)}
+        state = tx.init(params)
+        for expected in (0.0, 1.0):
+            step: Any = self.variant(tx.update)
+            updates, state = step(params, state, params)
+            assert bool(jnp.any(updates["w"] != 0)) == bool(expected)
+
+
+def test_tree_set() -> None:
+    tx = ro.rmsprop(0.1, momentum=0.9, use_ema=True)
+    params = jnp.ones(3)
+    state = optax.tree.set(tx.init(params), nu=4 * params, trace=2 * params)
+    np.testing.assert_array_equal(optax.tree.get(state, "nu"), 4)
+    updates, state = tx.update(jnp.zeros(3), state, params)
+    np.testing.assert_allclose(updates, 1.8, rtol=1e-6)
+    np.testing.assert_allclose(optax.tree.get(state, "nu"), 3.6, rtol=1e-6)
