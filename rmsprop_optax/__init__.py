@@ -6,6 +6,8 @@ for chains of your own.
 
 from importlib.metadata import version as _version
 
+from rmsprop_optax import dialects
+from rmsprop_optax._describe import describe
 from rmsprop_optax._rmsprop import rmsprop
 from rmsprop_optax.transforms._averaging import (
     AverageParamsState,
@@ -18,6 +20,7 @@ from rmsprop_optax.transforms._clipping import (
     clip_by_norm,
     clip_by_value,
 )
+from rmsprop_optax.transforms._coupled_decay import add_decayed_weights
 from rmsprop_optax.transforms._learning_rate import (
     ScaleByLearningRateState,
     scale_by_learning_rate,
@@ -30,6 +33,7 @@ from rmsprop_optax.transforms._loss_scale import (
 from rmsprop_optax.transforms._missing import zeros_for_missing
 from rmsprop_optax.transforms._momentum import trace
 from rmsprop_optax.transforms._second_moment import ScaleByRmsState, scale_by_rms
+from rmsprop_optax.transforms._sign import negate
 from rmsprop_optax.transforms._weight_decay import (
     DecayWeightsState,
     decay_weights,
@@ -39,12 +43,14 @@ from rmsprop_optax.wrappers._accumulation import (
     AccumulateGradientsState,
     accumulate_gradients,
 )
+from rmsprop_optax.wrappers._cautious import cautious
 from rmsprop_optax.wrappers._dynamic_loss_scale import (
     DynamicLossScaleState,
     dynamic_loss_scale,
 )
 from rmsprop_optax.wrappers._precision import in_float32
 from rmsprop_optax.wrappers._skip_nonfinite import SkipNonfiniteState, skip_nonfinite
+from rmsprop_optax.wrappers._split_complex import RealPair, split_complex
 
 __version__ = _version("rmsprop_optax")
 
@@ -53,27 +59,34 @@ __all__ = [
     "AverageParamsState",
     "DecayWeightsState",
     "DynamicLossScaleState",
+    "RealPair",
     "ScaleByLearningRateState",
     "ScaleByRmsState",
     "ScaleByStddevState",
     "SkipNonfiniteState",
     "UnscaleLossState",
     "accumulate_gradients",
+    "add_decayed_weights",
     "average_params",
+    "cautious",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
     "decay_weights",
+    "describe",
+    "dialects",
     "dynamic_loss_scale",
     "exclude_paths",
     "finalize",
     "in_float32",
+    "negate",
     "rmsprop",
     "scale_by_learning_rate",
     "scale_by_rms",
     "scale_by_stddev",
     "scale_loss",
     "skip_nonfinite",
+    "split_complex",
     "trace",
     "unscale_loss",
     "zeros_for_missing",

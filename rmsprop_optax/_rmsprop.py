@@ -1,21 +1,16 @@
-"""The factory: Keras's RMSprop as one chain, in the order in which a gradient flows."""
+"""The factory: Keras 3's RMSprop, and this library's own options."""
 
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
-import jax
 import optax
 
-from rmsprop_optax._foundation._schedules import as_schedule
-from rmsprop_optax._foundation._types import (
-    Count,
-    LearningRate,
-    Mask,
-    PyTree,
-    Scalar,
-    Schedule,
-)
+from rmsprop_optax._chain import build
+from rmsprop_optax._formula import Formula, is_on
+from rmsprop_optax._foundation._schedules import check_learning_rate
+from rmsprop_optax._foundation._types import Count, LearningRate, Mask, Scalar
 from rmsprop_optax._foundation._validation import (
+    check_arguments,
     check_at_most_one,
     check_closed_decay,
     check_decay,
@@ -25,24 +20,6 @@ from rmsprop_optax._foundation._validation import (
     check_non_negative,
     check_positive,
     check_whole_number,
-)
-from rmsprop_optax.transforms._averaging import average_params
-from rmsprop_optax.transforms._centered import scale_by_stddev
-from rmsprop_optax.transforms._clipping import (
-    clip_by_global_norm,
-    clip_by_norm,
-    clip_by_value,
-)
-from rmsprop_optax.transforms._learning_rate import scale_by_learning_rate
-from rmsprop_optax.transforms._loss_scale import unscale_loss
-from rmsprop_optax.transforms._missing import zeros_for_missing
-from rmsprop_optax.transforms._momentum import trace
-from rmsprop_optax.transforms._second_moment import scale_by_rms
-from rmsprop_optax.transforms._weight_decay import decay_weights
-from rmsprop_optax.wrappers._accumulation import accumulate_gradients
-from rmsprop_optax.wrappers._precision import in_float32
-from rmsprop_optax.wrappers._skip_nonfinite import (
-    skip_nonfinite as skip_nonfinite_steps,
 )
 
 
@@ -152,41 +129,36 @@ def rmsprop(
       2012; Keras 3, `keras/src/optimizers/rmsprop.py` and `base_optimizer.py`.
     """
     _check_arguments(locals())
-    rate = _at_micro_steps(as_schedule(learning_rate), gradient_accumulation_steps)
-
-    stages: list[optax.GradientTransformation] = []
-    if clipnorm is not None:
-        stages.append(clip_by_norm(clipnorm))
-    if clipvalue is not None:
-        stages.append(clip_by_value(clipvalue))
-    if global_clipnorm is not None:
-        stages.append(clip_by_global_norm(global_clipnorm))
-    scale = scale_by_stddev if centered else scale_by_rms
-    stages.append(scale(rho, epsilon, initial_scale, eps_in_sqrt, bias_correction))
-    stages.append(scale_by_learning_rate(rate))
-    if _is_on(momentum):
-        stages.append(trace(momentum, nesterov))
-    if _is_on(weight_decay):
-        stages.append(decay_weights(weight_decay, rate, weight_decay_mask))
-    step = optax.chain(*stages)
-
-    if gradient_accumulation_steps is not None:
-        step = accumulate_gradients(step, gradient_accumulation_steps)
-    if loss_scale_factor is not None:
-        step = optax.chain(unscale_loss(loss_scale_factor), step)
-    step = optax.chain(in_float32(step), zeros_for_missing())
-    if use_ema:
-        every_k = (
-            1 if gradient_accumulation_steps is None else gradient_accumulation_steps
+    return build(
+        Formula(
+            source="keras.optimizers.RMSprop",
+            name=name,
+            learning_rate=learning_rate,
+            decay=rho,
+            eps=epsilon,
+            eps_in_sqrt=eps_in_sqrt,
+            initial_scale=initial_scale,
+            centered=centered,
+            bias_correction=bias_correction,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            weight_decay_mask=weight_decay_mask,
+            clipvalue=clipvalue,
+            clipnorm=clipnorm,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            skip_nonfinite=skip_nonfinite,
         )
-        average = average_params(ema_momentum, ema_overwrite_frequency, every_k)
-        step = optax.chain(step, average)
-    if skip_nonfinite:
-        step = skip_nonfinite_steps(step)
-    return _labelled(step, name)
+    )
 
 
 _CHECKS = {
+    "learning_rate": check_learning_rate,
     "rho": check_decay,
     "momentum": check_decay,
     "epsilon": check_non_negative,
@@ -221,42 +193,14 @@ _MAY_BE_NONE = {
 
 def _check_arguments(given: dict[str, Any]) -> None:
     """Refuses here, under the factory's names, what a transform would under its own."""
-    for name, check in _CHECKS.items():
-        if given[name] is not None or name not in _MAY_BE_NONE:
-            check(name, given[name])
+    check_arguments(given, _CHECKS, _MAY_BE_NONE)
     check_at_most_one({n: given[n] for n in ("clipnorm", "clipvalue", "global_clipnorm")})
     if not given["use_ema"]:
         check_needs("use_ema=True", "ema_momentum", given["ema_momentum"], 0.99)
         frequency = given["ema_overwrite_frequency"]
         check_needs("use_ema=True", "ema_overwrite_frequency", frequency, None)
-    if not _is_on(given["momentum"]):
+    if not is_on(given["momentum"]):
         check_needs("momentum > 0", "nesterov", given["nesterov"], False)
-    if not _is_on(given["weight_decay"]):
+    if not is_on(given["weight_decay"]):
         mask = given["weight_decay_mask"]
         check_needs("weight_decay > 0", "weight_decay_mask", mask, None)
-
-
-def _is_on(value: Scalar | None) -> TypeGuard[Scalar]:
-    """Neither None nor the Python number 0. An array may be 0 now and not later."""
-    return value is not None and not (isinstance(value, (int, float)) and value == 0)
-
-
-def _at_micro_steps(rate: Schedule, every_k: Count | None) -> Schedule:
-    """The schedule of micro-steps as one of updates, each made by the k-th micro-step."""
-    if every_k is None:
-        return rate
-    return lambda count: rate(count * every_k + every_k - 1)
-
-
-def _labelled(
-    inner: optax.GradientTransformationExtraArgs, name: str
-) -> optax.GradientTransformationExtraArgs:
-    """``inner``, with its operations under ``name`` in traces and profiles."""
-
-    def update_fn(
-        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
-    ) -> tuple[PyTree, PyTree]:
-        with jax.named_scope(name):
-            return inner.update(updates, state, params, **extra_args)
-
-    return optax.GradientTransformationExtraArgs(inner.init, update_fn)

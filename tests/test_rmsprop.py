@@ -191,5 +191,8 @@ def test_public_names_are_documented(name: str) -> None:
     if inspect.isfunction(documented):
         assert "Examples:\n" in text
         assert "Returns:\n" in text
-    else:
+    elif inspect.isclass(documented):
         assert "Attributes:\n" in text
+    else:
+        for inner in documented.__all__:
+            assert "Examples:\n" in (inspect.getdoc(getattr(documented, inner)) or "")

@@ -16,19 +16,24 @@ from rmsprop_optax._foundation._validation import (
 )
 
 
-def as_schedule(learning_rate: LearningRate) -> Schedule:
-    """Any kind of learning rate as a function of the step.
+def as_schedule(learning_rate: LearningRate, name: str = "learning_rate") -> Schedule:
+    """Any kind of learning rate as a function of the step; ``name`` is for errors.
 
     Raises:
       ValueError: For a negative number.
       TypeError: For a callable of more than one argument, or what is no number.
     """
     if not callable(learning_rate):
-        check_non_negative("learning_rate", learning_rate)
+        check_non_negative(name, learning_rate)
         return lambda count: learning_rate
-    if count_required_arguments("learning_rate", learning_rate) == 1:
+    if count_required_arguments(name, learning_rate) == 1:
         return cast(Schedule, learning_rate)
     return _live(cast(Callable[[], Any], learning_rate))
+
+
+def check_learning_rate(name: str, value: Any) -> None:
+    """Any kind that `as_schedule` takes."""
+    as_schedule(value, name)
 
 
 def _live(read: Callable[[], Any]) -> Schedule:

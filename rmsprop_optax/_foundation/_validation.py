@@ -7,7 +7,7 @@ is first traced, so that no message comes from inside XLA.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -82,6 +82,17 @@ def check_flag(name: str, value: Any) -> None:
 def check_name(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise TypeError(f"`{name}` must be a string that is not empty, got {value!r}.")
+
+
+def check_arguments(
+    given: Mapping[str, Any],
+    checks: Mapping[str, Callable[[str, Any], None]],
+    may_be_none: Collection[str] = (),
+) -> None:
+    """Each of ``given`` that ``checks`` names, under the name that its caller knows."""
+    for name, check in checks.items():
+        if given[name] is not None or name not in may_be_none:
+            check(name, given[name])
 
 
 def check_at_most_one(given: Mapping[str, Any]) -> None:

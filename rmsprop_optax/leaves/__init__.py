@@ -4,6 +4,7 @@ from rmsprop_optax.leaves._finite import all_finite as all_finite
 from rmsprop_optax.leaves._hallway import leaf_dtype as leaf_dtype
 from rmsprop_optax.leaves._hallway import map_leaves as map_leaves
 from rmsprop_optax.leaves._hallway import map_moments as map_moments
+from rmsprop_optax.leaves._hallway import narrow as narrow
 from rmsprop_optax.leaves._hallway import wide_leaves as wide_leaves
 from rmsprop_optax.leaves._storage import init_moment as init_moment
 from rmsprop_optax.leaves._storage import wide_dtype as wide_dtype

@@ -80,14 +80,14 @@ def _walk(
     for old, moment in zip(held, new, strict=True):
         check_holds(path, old, moment)
     kept = (moment.astype(old.dtype) for old, moment in zip(held, new, strict=True))
-    return _narrow(update, leaf_dtype(g)), *kept
+    return narrow(update, leaf_dtype(g)), *kept
 
 
 def _widen_moment(moment: jax.Array, wide: jax.Array) -> jax.Array:
     return moment.astype(jnp.promote_types(moment.dtype, real_dtype(wide.dtype)))
 
 
-def _narrow(update: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def narrow(update: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """``update`` in the gradient's dtype; a complex one stays complex."""
     if jnp.iscomplexobj(update) and not jnp.issubdtype(dtype, jnp.complexfloating):
         return update

@@ -8,7 +8,7 @@ import optax
 
 from rmsprop_optax._foundation._trees import is_none
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.leaves import leaf_dtype, wide_dtype
+from rmsprop_optax.leaves import leaf_dtype, narrow, wide_dtype
 
 
 def in_float32(
@@ -51,4 +51,4 @@ def in_float32(
 
 def _round_to(update: Any, made: PyTree) -> PyTree:
     """``made`` in the dtype of ``update``; a leaf without a gradient as it was made."""
-    return made if update is None else made.astype(leaf_dtype(update))
+    return made if update is None else narrow(made, leaf_dtype(update))

@@ -46,6 +46,10 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "scale_by_learning_rate, live": lambda: ro.scale_by_learning_rate(lambda: 0.1),
     "unscale_loss": lambda: ro.unscale_loss(8.0),
     "zeros_for_missing": ro.zeros_for_missing,
+    "negate": ro.negate,
+    "add_decayed_weights": lambda: ro.add_decayed_weights(0.1),
+    "cautious": lambda: ro.cautious(ro.rmsprop(momentum=0.9)),
+    "split_complex": lambda: ro.split_complex(ro.scale_by_rms()),
     "accumulate_gradients": lambda: ro.accumulate_gradients(ro.scale_by_rms(), 2),
     "skip_nonfinite": lambda: ro.skip_nonfinite(ro.scale_by_rms()),
     "dynamic_loss_scale": lambda: ro.dynamic_loss_scale(ro.scale_by_rms()),
@@ -53,4 +57,11 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "rmsprop": ro.rmsprop,
     "rmsprop, momentum": lambda: ro.rmsprop(momentum=0.9),
     "rmsprop, everything": lambda: ro.rmsprop(**EVERYTHING),
+    "tf_keras": lambda: ro.dialects.tf_keras(clipvalue=0.5, clipnorm=1.0, decay=0.1),
+    "tf1": lambda: ro.dialects.tf1(0.1, momentum=0.9, centered=True),
+    "torch": lambda: ro.dialects.torch(momentum=0.9, weight_decay=0.1, maximize=True),
+    "timm": lambda: ro.dialects.timm(
+        momentum=0.9, weight_decay=0.1, decoupled_decay=True, caution=True
+    ),
+    "optax": lambda: ro.dialects.optax(0.1, momentum=0.9, bias_correction=True),
 }

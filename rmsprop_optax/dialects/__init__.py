@@ -1,0 +1,22 @@
+"""RMSprop as each framework has it: its argument names, its order, its defaults.
+
+A line is ported by changing the name of the module, and leaving out the parameters where
+the framework wants them. Each dialect is one row of choices for one and the same chain
+([`describe`][rmsprop_optax.describe] prints the row):
+
+* `keras` is [`rmsprop`][rmsprop_optax.rmsprop] itself: Keras 3, and tf.keras since 2.11.
+* `tf_keras` is tf.keras up to 2.10, now `tf.keras.optimizers.legacy.RMSprop`.
+* `tf1` is `tf.compat.v1.train.RMSPropOptimizer`.
+* `torch` is `torch.optim.RMSprop`.
+* `timm` is `timm.optim.RMSpropTF`.
+* `optax` is `optax.rmsprop`.
+"""
+
+from rmsprop_optax._rmsprop import rmsprop as keras
+from rmsprop_optax.dialects._optax import optax
+from rmsprop_optax.dialects._tf1 import tf1
+from rmsprop_optax.dialects._tf_keras import tf_keras
+from rmsprop_optax.dialects._timm import timm
+from rmsprop_optax.dialects._torch import torch
+
+__all__ = ["keras", "optax", "tf1", "tf_keras", "timm", "torch"]

@@ -1,0 +1,89 @@
+"""TensorFlow 1's RMSProp."""
+
+from rmsprop_optax._chain import Rmsprop, build
+from rmsprop_optax._formula import Formula
+from rmsprop_optax._foundation._schedules import check_learning_rate
+from rmsprop_optax._foundation._types import LearningRate, Scalar
+from rmsprop_optax._foundation._validation import (
+    check_arguments,
+    check_decay,
+    check_flag,
+    check_name,
+    check_non_negative,
+)
+
+
+def tf1(
+    learning_rate: LearningRate,
+    decay: Scalar = 0.9,
+    momentum: Scalar = 0.0,
+    epsilon: Scalar = 1e-10,
+    use_locking: bool = False,
+    centered: bool = False,
+    name: str = "RMSProp",
+) -> Rmsprop:
+    r"""`tf.compat.v1.train.RMSPropOptimizer`, with its arguments and its numbers.
+
+    $$v_t = v_{t-1} + (1 - \rho)(g_t^2 - v_{t-1}),\; v_0 = 1, \qquad
+      b_t = \mu\,b_{t-1} + \eta_t \frac{g_t}{\sqrt{v_t + \epsilon}}, \qquad
+      p_t = p_{t-1} - b_t$$
+
+    What differs from Keras: $v$ starts at 1, so that the first steps are short where
+    gradients are small, and $\epsilon$ is 1e-10. It is also what the kernels
+    `tf.raw_ops.ResourceApplyRMSProp` and `ResourceApplyCenteredRMSProp` compute.
+
+    Args:
+      learning_rate: $\eta$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes;
+        a schedule where TensorFlow has a tensor of the global step.
+      decay: $\rho$, in [0, 1).
+      momentum: $\mu$, in [0, 1). The Python number 0 means no momentum, and no memory
+        for it.
+      epsilon: $\epsilon$, at least 0, inside the root.
+      use_locking: Accepted, and without effect: there are no locks in JAX.
+      centered: Whether the variance is taken instead of the mean square.
+      name: The label of the step in traces and profiles (`jax.named_scope`).
+
+    Returns:
+      A transformation.
+
+    Raises:
+      ValueError: For a value out of its range.
+      TypeError: For a value of the wrong type.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from rmsprop_optax import dialects
+      >>> tx = dialects.tf1(0.1)  # the first gradient: 0.5 / √(0.9 + 0.1 · 0.25)
+      >>> params = jnp.array(1.0)
+      >>> updates, state = tx.update(jnp.array(0.5), tx.init(params))
+      >>> print(optax.apply_updates(params, updates))
+      0.9480125
+
+    References:
+      TensorFlow 2.21, `tensorflow/python/training/rmsprop.py` and
+      `tensorflow/core/kernels/training_ops.cc`.
+    """
+    check_arguments(locals(), _CHECKS)
+    return build(
+        Formula(
+            source="tf.compat.v1.train.RMSPropOptimizer",
+            name=name,
+            learning_rate=learning_rate,
+            decay=decay,
+            eps=epsilon,
+            initial_scale=1.0,
+            centered=centered,
+            momentum=momentum,
+        )
+    )
+
+
+_CHECKS = {
+    "learning_rate": check_learning_rate,
+    "decay": check_decay,
+    "momentum": check_decay,
+    "epsilon": check_non_negative,
+    "use_locking": check_flag,
+    "centered": check_flag,
+    "name": check_name,
+}

@@ -1,0 +1,118 @@
+"""The RMSprop of tf.keras 2, before Keras wrote its optimizers anew."""
+
+from rmsprop_optax._chain import Rmsprop, build
+from rmsprop_optax._formula import Formula, is_on
+from rmsprop_optax._foundation._schedules import as_schedule, check_learning_rate
+from rmsprop_optax._foundation._types import LearningRate, Scalar, Schedule
+from rmsprop_optax._foundation._validation import (
+    check_arguments,
+    check_at_most_one,
+    check_decay,
+    check_flag,
+    check_name,
+    check_non_negative,
+    check_positive,
+)
+
+_DEFAULT_EPSILON = 1e-7
+
+
+def tf_keras(
+    learning_rate: LearningRate = 0.001,
+    rho: Scalar = 0.9,
+    momentum: Scalar = 0.0,
+    epsilon: Scalar | None = _DEFAULT_EPSILON,
+    centered: bool = False,
+    name: str = "RMSprop",
+    *,
+    clipnorm: Scalar | None = None,
+    clipvalue: Scalar | None = None,
+    global_clipnorm: Scalar | None = None,
+    decay: Scalar = 0.0,
+) -> Rmsprop:
+    r"""`tf.keras.optimizers.RMSprop` of tf.keras up to 2.10, arguments and numbers.
+
+    $$v_t = \rho\,v_{t-1} + (1 - \rho)\,g_t^2, \qquad
+      b_t = \mu\,b_{t-1} + \eta_t \frac{g_t}{\sqrt{v_t + \epsilon}}, \qquad
+      p_t = p_{t-1} - b_t \qquad (\mu > 0)$$
+
+    $$p_t = p_{t-1} - \eta_t \frac{g_t}{\sqrt{v_t} + \epsilon} \qquad (\mu = 0)$$
+
+    What differs from Keras 3: *without* momentum $\epsilon$ is outside the root. From
+    2.11 on the class is called `tf.keras.optimizers.legacy.RMSprop` (and lives in the
+    package tf_keras); what took its name then is [`rmsprop`][rmsprop_optax.rmsprop].
+
+    Args:
+      learning_rate: $\eta$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes.
+      rho: $\rho$, in [0, 1).
+      momentum: $\mu$, in [0, 1). The Python number 0 means no momentum, and moves
+        $\epsilon$ out of the root. An array is a momentum, as a tensor is there.
+      epsilon: $\epsilon$, at least 0; the Python numbers 0 and None mean 1e-7, as there.
+      centered: Whether the variance is taken instead of the mean square.
+      name: The label of the step in traces and profiles (`jax.named_scope`).
+      clipnorm: Largest norm of the gradient of each leaf, greater than 0.
+      clipvalue: Largest magnitude of each value of a gradient, greater than 0; comes
+        before either norm.
+      global_clipnorm: Largest norm of all gradients together; not with ``clipnorm``.
+      decay: At least 0; the learning rate is divided by $1 + \text{decay} \cdot t$.
+
+    Returns:
+      A transformation.
+
+    Raises:
+      ValueError: For a value out of its range, or both norms.
+      TypeError: For a value of the wrong type.
+
+    Examples:
+      The example of its documentation, which gives 9.683772:
+
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from rmsprop_optax import dialects
+      >>> opt = dialects.tf_keras(learning_rate=0.1)
+      >>> var1 = jnp.array(10.0)
+      >>> grads = jax.grad(lambda var1: (var1**2) / 2.0)(var1)
+      >>> updates, state = opt.update(grads, opt.init(var1))
+      >>> print(optax.apply_updates(var1, updates))
+      9.683772
+
+    References:
+      tf_keras 2.21, `tf_keras/src/optimizers/legacy/rmsprop.py` and `optimizer_v2.py`.
+    """
+    check_arguments(locals(), _CHECKS, may_be_none=_MAY_BE_NONE)
+    check_at_most_one({"clipnorm": clipnorm, "global_clipnorm": global_clipnorm})
+    rate = _inverse_time(learning_rate, decay) if is_on(decay) else learning_rate
+    return build(
+        Formula(
+            source="tf.keras.optimizers.legacy.RMSprop",
+            name=name,
+            learning_rate=rate,
+            decay=rho,
+            eps=epsilon if is_on(epsilon) else _DEFAULT_EPSILON,
+            eps_in_sqrt=is_on(momentum),
+            centered=centered,
+            momentum=momentum,
+            clipvalue=clipvalue,
+            clipnorm=clipnorm,
+            global_clipnorm=global_clipnorm,
+        )
+    )
+
+
+def _inverse_time(learning_rate: LearningRate, decay: Scalar) -> Schedule:
+    rate = as_schedule(learning_rate)
+    return lambda count: rate(count) / (1 + decay * count)
+
+
+_CHECKS = {
+    "learning_rate": check_learning_rate,
+    "rho": check_decay,
+    "momentum": check_decay,
+    "epsilon": check_non_negative,
+    "centered": check_flag,
+    "name": check_name,
+    "clipnorm": check_positive,
+    "clipvalue": check_positive,
+    "global_clipnorm": check_positive,
+    "decay": check_non_negative,
+}
+_MAY_BE_NONE = {"epsilon", "clipnorm", "clipvalue", "global_clipnorm"}

@@ -1,0 +1,114 @@
+"""PyTorch's RMSprop."""
+
+from rmsprop_optax._chain import Rmsprop, build
+from rmsprop_optax._formula import Formula
+from rmsprop_optax._foundation._schedules import check_learning_rate
+from rmsprop_optax._foundation._types import LearningRate, Scalar
+from rmsprop_optax._foundation._validation import (
+    check_arguments,
+    check_decay,
+    check_flag,
+    check_non_negative,
+)
+
+
+def torch(
+    lr: LearningRate = 1e-2,
+    alpha: Scalar = 0.99,
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    momentum: Scalar = 0.0,
+    centered: bool = False,
+    capturable: bool = False,
+    foreach: bool | None = None,
+    maximize: bool = False,
+    differentiable: bool = False,
+) -> Rmsprop:
+    r"""`torch.optim.RMSprop`, with its arguments and its numbers.
+
+    $$v_t = \alpha\,v_{t-1} + (1 - \alpha)\,g_t^2, \qquad
+      b_t = \mu\,b_{t-1} + \frac{g_t}{\sqrt{v_t} + \epsilon}, \qquad
+      p_t = p_{t-1} - \eta_t\,b_t$$
+
+    What differs from Keras: $\epsilon$ is outside the root, the learning rate outside
+    the momentum (when it drops, what the momentum has gathered drops with it), and
+    weight decay is coupled: $g_t \leftarrow g_t + \lambda\,p_{t-1}$ comes first.
+
+    Parameter groups are `optax.partition`, one ``torch(...)`` a group. A complex
+    parameter is two real ones, as there; but JAX's gradient of a real loss is the
+    *conjugate* of PyTorch's, so conjugate complex gradients before the update.
+
+    Args:
+      lr: $\eta$: a number or scalar array; a schedule of the step (what a PyTorch
+        scheduler that is stepped after each update amounts to); or a callable without
+        arguments, read at every step.
+      alpha: $\alpha$, in [0, 1).
+      eps: $\epsilon$, at least 0, outside the root.
+      weight_decay: $\lambda$, at least 0, an L2 penalty.
+      momentum: $\mu$, in [0, 1). The Python number 0 means no momentum.
+      centered: Whether the variance is taken instead of the mean square. Here it can't
+        turn NaN.
+      capturable: Accepted, and without effect: a jitted step always is one graph.
+      foreach: Accepted, and without effect: XLA fuses the leaves as it sees fit.
+      maximize: Whether to go up the gradient.
+      differentiable: Accepted, and without effect: JAX derives through any step.
+
+    Returns:
+      A transformation; ``params`` are needed at updates with ``weight_decay``, and for
+      complex leaves without a gradient.
+
+    Raises:
+      ValueError: For a value out of its range.
+      TypeError: For a value of the wrong type.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from rmsprop_optax import dialects
+      >>> tx = dialects.torch(lr=0.1, alpha=0.9)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, state = tx.update(jnp.array([0.5, -3.0]), tx.init(params), params)
+      >>> print(optax.apply_updates(params, updates))
+      [ 0.6837722 -1.6837722]
+
+      Two parameter groups, ``[{"params": head, "lr": 1e-3}, {"params": body}]``:
+
+      >>> tx = optax.partition(
+      ...     {"head": dialects.torch(lr=1e-3), "body": dialects.torch()},
+      ...     {"linear": "head", "conv": "body"},
+      ... )
+      >>> state = tx.init({"linear": params, "conv": params})
+
+    References:
+      PyTorch 2.13, `torch/optim/rmsprop.py`.
+    """
+    check_arguments(locals(), _CHECKS, may_be_none=("foreach",))
+    return build(
+        Formula(
+            source="torch.optim.RMSprop",
+            name="torch_rmsprop",
+            learning_rate=lr,
+            decay=alpha,
+            eps=eps,
+            eps_in_sqrt=False,
+            centered=centered,
+            momentum=momentum,
+            lr_in_momentum=False,
+            maximize=maximize,
+            coupled_decay=weight_decay,
+            split_complex=True,
+        )
+    )
+
+
+_CHECKS = {
+    "lr": check_learning_rate,
+    "alpha": check_decay,
+    "eps": check_non_negative,
+    "weight_decay": check_non_negative,
+    "momentum": check_decay,
+    "centered": check_flag,
+    "capturable": check_flag,
+    "foreach": check_flag,
+    "maximize": check_flag,
+    "differentiable": check_flag,
+}
