@@ -6,7 +6,7 @@ for chains of your own.
 
 from importlib.metadata import version as _version
 
-from rmsprop_optax import dialects
+from rmsprop_optax import dialects, interchange
 from rmsprop_optax._describe import describe
 from rmsprop_optax._rmsprop import rmsprop
 from rmsprop_optax.transforms._averaging import (
@@ -79,6 +79,7 @@ __all__ = [
     "exclude_paths",
     "finalize",
     "in_float32",
+    "interchange",
     "negate",
     "rmsprop",
     "scale_by_learning_rate",

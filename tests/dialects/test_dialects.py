@@ -103,9 +103,8 @@ def test_a_rate_that_drops_parts_the_dialects() -> None:
 
     def second_update(tx: optax.GradientTransformation) -> float:
         state = tx.init(jnp.array(0.0))
-        for _ in range(2):
-            update, state = tx.update(jnp.array(1.0), state)
-        return float(update)
+        _, state = tx.update(jnp.array(1.0), state)
+        return float(tx.update(jnp.array(1.0), state)[0])
 
     given = {"momentum": 0.5}
     assert second_update(dialects.keras(schedule, 0.0, epsilon=0.0, **given)) == -0.5

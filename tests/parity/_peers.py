@@ -27,10 +27,10 @@ def torch(problem: Problem, rates: Any = None, **arguments: Any) -> Leaves:
 def timm(problem: Problem, rates: Any = None, **arguments: Any) -> Leaves:
     """`timm.optim.RMSpropTF`."""
     peer("torch", "torch")
-    return _torch_like(_timm_file().RMSpropTF, problem, rates, **arguments)
+    return _torch_like(timm_file().RMSpropTF, problem, rates, **arguments)
 
 
-def _timm_file() -> ModuleType:
+def timm_file() -> ModuleType:
     """`timm/optim/rmsprop_tf.py` as installed, without the rest of timm.
 
     `import timm` wants torchvision, whose operators a CPU build of torch may not load.

@@ -1,0 +1,161 @@
+"""What comes from elsewhere: every array checked, every error with its key."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.interchange._slots import Slots, nodes, read
+from rmsprop_optax.transforms._averaging import AverageParamsState
+from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
+from rmsprop_optax.wrappers._dynamic_loss_scale import DynamicLossScaleState
+from rmsprop_optax.wrappers._skip_nonfinite import SkipNonfiniteState
+
+Convert = Mapping[str, Callable[[np.ndarray], np.ndarray]]
+
+
+class Place(NamedTuple):
+    """Where the arrays of one parameter go: its path, and what fits there."""
+
+    path: str
+    like: np.ndarray
+    convert: Callable[[np.ndarray], np.ndarray] | None
+
+
+def places(
+    held: Slots, order: Iterable[str] | None, convert: Convert | None
+) -> list[Place]:
+    """The places of a state in the order of the framework's parameters."""
+    paths = list(held.nu)
+    given = paths if order is None else list(order)
+    convert = convert or {}
+    for name, some in (("order", given), ("convert", list(convert))):
+        unknown = [path for path in some if path not in paths]
+        if unknown:
+            raise ValueError(
+                f"`{name}` names {unknown}, which the optimizer state does not hold. "
+                f"It holds {paths}."
+            )
+    missing = [path for path in paths if path not in given]
+    if missing or len(set(given)) != len(given):
+        raise ValueError(
+            "`order` must name every parameter once, in the order of the framework: "
+            f"{missing or 'a name is there twice'} in {given}."
+        )
+    return [Place(path, held.nu[path], convert.get(path)) for path in given]
+
+
+def take(value: Any, key: str, place: Place, *, square: bool = False) -> np.ndarray:
+    """The array under ``key``, once it is certain that it belongs in ``place``."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fc":
+        raise ValueError(f"{key} must hold floating-point numbers, got {array.dtype}.")
+    if place.convert is not None:
+        array = np.asarray(place.convert(array))
+    if array.shape != place.like.shape:
+        raise ValueError(
+            f"{key} has shape {array.shape}, the parameter '{place.path}' has shape "
+            f"{place.like.shape}. If it is laid out otherwise there, give `convert`, "
+            f"such as {{{place.path!r}: np.transpose}}; if it is another parameter, give "
+            "`order` or `names`."
+        )
+    if np.iscomplexobj(array) != np.iscomplexobj(place.like):
+        raise ValueError(
+            f"{key} is {array.dtype}, '{place.path}' is kept in {place.like.dtype}: a "
+            "complex parameter moves between `dialects.torch` and PyTorch only."
+        )
+    if not np.isfinite(array).all():
+        at = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise ValueError(f"{key} holds {array[tuple(at)]} at {at}: this run is broken.")
+    if square and min(np.real(array).min(initial=0), np.imag(array).min(initial=0)) < 0:
+        raise ValueError(f"{key} is a mean of squares, and holds numbers below 0.")
+    if np.finfo(array.dtype).bits > np.finfo(place.like.dtype).bits:
+        raise ValueError(
+            f"{key} is {array.dtype}, '{place.path}' is kept in {place.like.dtype}, "
+            "which would lose digits: turn on `jax_enable_x64`, or cast it in `convert`."
+        )
+    return array
+
+
+def give(array: np.ndarray, place: Place) -> np.ndarray:
+    """An array of ours in the framework's layout."""
+    return array if place.convert is None else np.asarray(place.convert(array))
+
+
+def check_keys(
+    given: Iterable[Any], known: Sequence[Any], needed: Sequence[Any], where: str
+) -> None:
+    """Nothing is missing, and nothing is there that would be dropped."""
+    missing = [key for key in needed if key not in given]
+    if missing:
+        raise ValueError(f"{where} lacks {missing}.")
+    extra = [key for key in given if key not in known]
+    if extra:
+        raise ValueError(
+            f"{where} holds {extra}, unknown to RMSprop, which has {list(known)}."
+        )
+
+
+def check_slot(slot: str, theirs: bool, ours: bool, where: str) -> None:
+    """Both sides have this slot, or neither."""
+    if theirs and not ours:
+        raise ValueError(
+            f"{where} holds {slot}, and the optimizer state has no place for it: build "
+            "the transformation with the options that the run had."
+        )
+    if ours and not theirs:
+        raise ValueError(
+            f"{where} lacks {slot}, which the optimizer state needs: build the "
+            "transformation with the options that the run had."
+        )
+
+
+def check_rate_place(held: Slots, inside: bool, framework: str, dialect: str) -> None:
+    """The momentum of both sides has the learning rate in it, or neither's has."""
+    if held.lr_in_trace is not None and held.lr_in_trace != inside:
+        has, has_not = ("inside", "outside") if inside else ("outside", "inside")
+        raise ValueError(
+            f"The momentum of {framework} has the learning rate {has}, that of the "
+            f"optimizer state {has_not}: they are different quantities. Use "
+            f"`dialects.{dialect}`."
+        )
+
+
+_REMEDIES = {
+    AverageParamsState: (
+        "the average of the parameters",
+        "get it with `finalize`, and give the part of the state beside it",
+    ),
+    AccumulateGradientsState: (
+        "accumulated gradients",
+        "give its `inner_state` right after an update, when they are zero",
+    ),
+    DynamicLossScaleState: ("a dynamic loss scale", "give its `inner_state`"),
+    SkipNonfiniteState: ("the count of skipped steps", "give its `inner_state`"),
+}
+
+
+def read_for(framework: str, opt_state: PyTree, holds: tuple[type, ...] = ()) -> Slots:
+    """The slots of a state, or an error that says what ``framework`` cannot hold."""
+    held = read(opt_state)
+    for node in nodes(opt_state):
+        kind = type(node)
+        if kind in _REMEDIES and kind not in holds:
+            what, remedy = _REMEDIES[kind]
+            raise ValueError(
+                f"{framework} has no place for {what} ({kind.__name__}): {remedy}."
+            )
+        if hasattr(node, "dtype"):
+            raise ValueError(
+                f"The state holds an array of shape {np.shape(node)} that belongs to no "
+                "transformation of this library: export the part without it."
+            )
+    for slot in (held.mu, held.trace):
+        shared = [n for n, a in (slot or {}).items() if a.dtype != held.nu[n].dtype]
+        if shared:
+            raise ValueError(
+                f"{framework} has a second moment for each part of a complex parameter, "
+                f"the state has one for both parts of {shared}: use `dialects.torch`."
+            )
+    return held

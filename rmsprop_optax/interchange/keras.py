@@ -1,0 +1,252 @@
+"""Runs of `keras.optimizers.RMSprop`, in and out, from memory and from Keras's files."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+
+from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax._foundation._validation import check_whole_number
+from rmsprop_optax.interchange import _keras_files as files
+from rmsprop_optax.interchange._foreign import (
+    Convert,
+    Place,
+    check_rate_place,
+    give,
+    places,
+    read_for,
+    take,
+)
+from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, write
+from rmsprop_optax.transforms._averaging import AverageParamsState
+from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
+
+# In the order in which `build` makes them: `base_optimizer.py`, then `rmsprop.py`.
+_SLOTS = {
+    "ema": "average",
+    "acc_grads": "gradient_accumulator",
+    "nu": "velocity",
+    "trace": "momentum",
+    "mu": "average_gradient",
+}
+
+
+def import_state(
+    foreign: Any,
+    opt_state: PyTree,
+    *,
+    order: Iterable[str] | None = None,
+    convert: Convert | None = None,
+    gradient_accumulation_steps: int | None = None,
+) -> PyTree:
+    """Puts the state of a Keras 3 optimizer into one of ours.
+
+    Args:
+      foreign: The optimizer itself, built; or the arrays of its ``variables``, in their
+        order, as a sequence or as the mapping that ``save_own_variables`` fills; or the
+        path of a ``.keras`` or ``.weights.h5`` file, which is read by h5py, without
+        Keras.
+      opt_state: The place to put it: ``tx.init(params)`` of
+        [`rmsprop`][rmsprop_optax.rmsprop] with the arguments that the run had.
+      order: The paths of our parameters in the order of ``model.trainable_variables``.
+        None: our own order, that of `jax.tree.leaves`, is Keras's.
+      convert: By path, a function that brings a NumPy array of Keras's layout into ours.
+      gradient_accumulation_steps: As given to both optimizers; needed to read Keras's
+        count of calls where gradients are accumulated.
+
+    Returns:
+      A state like ``opt_state``, of the same structure, dtypes and shardings. Under
+      `optax.inject_hyperparams` the learning rate is in it too; else the
+      transformation's own goes on.
+
+    Raises:
+      ValueError: For what does not fit, by variable and path: too many or too few, a
+        wrong shape or dtype, values that are not finite, a file that is damaged.
+      ImportError: For a path, where h5py is missing.
+
+    Examples:
+      >>> import jax.numpy as jnp, numpy as np, optax
+      >>> import rmsprop_optax
+      >>> variables = [30, 0.01, np.array([4.0, 9.0], np.float32)]  # the last: velocity
+      >>> opt_state = rmsprop_optax.rmsprop(0.01).init({"w": jnp.ones(2)})
+      >>> opt_state = rmsprop_optax.interchange.keras.import_state(variables, opt_state)
+      >>> print(optax.tree.get(opt_state, "nu")["w"])
+      [4. 9.]
+    """
+    held = read(opt_state)
+    check_rate_place(held, True, "Keras", "keras")
+    where = places(held, order, convert)
+    values = _values(foreign)
+    names = _layout(held, where, len(values))
+    made: dict[str, Any] = {}
+    for (slot, place), value in zip(names, values, strict=True):
+        if place is not None:
+            key = f"`{_SLOTS[slot]}` of '{place.path}'"
+            square = slot == "nu"
+            made.setdefault(slot, {})[place.path] = take(value, key, place, square=square)
+    calls = _whole("iteration", values[0])
+    updates, micro = _split_calls(calls, held, gradient_accumulation_steps)
+    rate: dict[str, float] = {}
+    if names[1][0] == "learning_rate":
+        rate = {n: _rate(values[1]) for n in held.hyperparams or () if n in RATE_NAMES}
+    slots = Slots(updates=updates, micro=micro, calls=calls, hyperparams=rate, **made)
+    return write(opt_state, slots)
+
+
+def export_state(
+    opt_state: PyTree,
+    like: Any,
+    *,
+    order: Iterable[str] | None = None,
+    convert: Convert | None = None,
+    gradient_accumulation_steps: int | None = None,
+) -> list[np.ndarray]:
+    """Our state as the arrays of ``optimizer.variables``, in their order.
+
+    Load it by ``variable.assign(array)`` for each pair of the two, or put it into a file
+    of Keras's with [`save_state`][rmsprop_optax.interchange.keras.save_state].
+
+    Args:
+      opt_state: A state of [`rmsprop`][rmsprop_optax.rmsprop].
+      like: The Keras optimizer that is to go on, built; or its variables, or its file, as
+        ``foreign`` of [`import_state`][rmsprop_optax.interchange.keras.import_state]. Its
+        learning rate is kept, unless ours is in the state (`optax.inject_hyperparams`).
+      order: As for `import_state`.
+      convert: By path, a function that brings a NumPy array of our layout into Keras's.
+      gradient_accumulation_steps: As for `import_state`.
+
+    Returns:
+      As many arrays as ``like`` has variables, of their shapes.
+
+    Raises:
+      ValueError: For what this Keras optimizer cannot hold, by name.
+
+    Examples:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> import rmsprop_optax
+      >>> opt_state = rmsprop_optax.rmsprop(0.01).init({"w": jnp.ones(2)})
+      >>> variables = [30, 0.01, np.array([4.0, 9.0], np.float32)]
+      >>> rmsprop_optax.interchange.keras.export_state(opt_state, variables)
+      [array(0, dtype=int32), array(0.01, dtype=float32), array([0., 0.], dtype=float32)]
+    """
+    holds = (AverageParamsState, AccumulateGradientsState)
+    held = read_for("Keras's RMSprop", opt_state, holds)
+    check_rate_place(held, True, "Keras", "keras")
+    where = places(held, order, convert)
+    likes = _values(like)
+    made = []
+    for (slot, place), old in zip(_layout(held, where, len(likes)), likes, strict=True):
+        if slot == "iteration":
+            k = _steps(held, gradient_accumulation_steps)
+            made.append(np.asarray(held.updates * k + held.micro, np.int32))
+        elif slot == "learning_rate":
+            rate = _rate(old) if held.learning_rate is None else held.learning_rate
+            made.append(np.asarray(rate, np.float32))
+        elif place is not None:
+            array = give(getattr(held, slot)[place.path], place)
+            if array.shape != np.shape(old):
+                raise ValueError(
+                    f"`{_SLOTS[slot]}` of '{place.path}' has shape {array.shape}, the "
+                    f"variable of Keras {np.shape(old)}: give `convert` or `order`."
+                )
+            made.append(array)
+    return made
+
+
+def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
+    """Puts exported arrays into a ``.keras`` or ``.weights.h5`` file, atomically.
+
+    The file is one that Keras saved, with the same optimizer in it; its other contents
+    stay what they are. Keras's own loading then goes on from the state.
+
+    Args:
+      arrays: What [`export_state`][rmsprop_optax.interchange.keras.export_state]
+        returned.
+      path: The file. It is replaced whole, or not at all.
+
+    Raises:
+      ValueError: For a file without an optimizer, or with another one, or damaged.
+      ImportError: Where h5py is missing.
+
+    Examples:
+      >>> from rmsprop_optax.interchange import keras
+      >>> keras.save_state([], "nothing.weights.h5")
+      Traceback (most recent call last):
+      ...
+      FileNotFoundError: [Errno 2] No such file or directory: 'nothing.weights.h5'
+    """
+    files.write_variables(fspath(path), arrays)
+
+
+def _values(foreign: Any) -> list[Any]:
+    """The arrays of the variables, wherever they are."""
+    if isinstance(foreign, (str, PathLike)):
+        return files.read_variables(fspath(foreign))
+    if isinstance(foreign, Mapping):
+        missing = [str(i) for i in range(len(foreign)) if str(i) not in foreign]
+        if missing:
+            raise ValueError(f"The Keras state lacks the variables {missing}.")
+        return [np.asarray(foreign[str(i)]) for i in range(len(foreign))]
+    variables = getattr(foreign, "variables", foreign)
+    return [np.asarray(getattr(variable, "value", variable)) for variable in variables]
+
+
+def _layout(
+    held: Slots, where: list[Place], length: int
+) -> list[tuple[str, Place | None]]:
+    """What each variable is: its slot, and the place of its array."""
+    slots = list(_slots_of(held, where))
+    heads = {1: ["iteration"], 2: ["iteration", "learning_rate"]}
+    head = heads.get(length - len(slots))
+    if head is None:
+        counted = ", ".join(f"{n} `{_SLOTS[s]}`" for s, n in _count(slots).items())
+        raise ValueError(
+            f"The Keras state has {length} variables; with the options of the optimizer "
+            f"state it would be `iteration`, `learning_rate` (not with a schedule), "
+            f"{counted}. Build the transformation with the options of the run; the state "
+            "of a LossScaleOptimizer is that of its `inner_optimizer`."
+        )
+    return [(name, None) for name in head] + slots
+
+
+def _slots_of(held: Slots, where: list[Place]) -> Iterator[tuple[str, Place | None]]:
+    for slot in _SLOTS:
+        if getattr(held, slot) is not None:
+            yield from ((slot, place) for place in where)
+
+
+def _count(slots: list[tuple[str, Place | None]]) -> dict[str, int]:
+    return {slot: [s for s, _ in slots].count(slot) for slot, _ in slots}
+
+
+def _whole(name: str, value: Any) -> int:
+    number = np.asarray(value)
+    if number.shape != () or not np.isfinite(number) or number < 0 or number % 1:
+        raise ValueError(f"`{name}` of the Keras state must be a count, got {value!r}.")
+    return int(number)
+
+
+def _rate(value: Any) -> float:
+    number = np.asarray(value)
+    if number.shape != () or not np.isfinite(number) or number < 0:
+        raise ValueError(
+            f"`learning_rate` of the Keras state must be a finite number, got {value!r}."
+        )
+    return float(number)
+
+
+def _steps(held: Slots, every_k: int | None) -> int:
+    if held.acc_grads is None:
+        return 1
+    if every_k is None:
+        raise ValueError(
+            "Gradients are accumulated: give `gradient_accumulation_steps`, by which "
+            "Keras's count of calls is told from the updates."
+        )
+    check_whole_number("gradient_accumulation_steps", every_k, least=2)
+    return every_k
+
+
+def _split_calls(calls: int, held: Slots, every_k: int | None) -> tuple[int, int]:
+    return divmod(calls, _steps(held, every_k))

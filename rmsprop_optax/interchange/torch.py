@@ -1,0 +1,317 @@
+"""Runs of `torch.optim.RMSprop` (and timm's RMSpropTF), in and out."""
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.interchange._foreign import (
+    Convert,
+    Place,
+    check_keys,
+    check_rate_place,
+    check_slot,
+    give,
+    places,
+    read_for,
+    take,
+)
+from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, write
+
+Foreign = Mapping[str, Any] | str | PathLike[str]
+Order = Iterable[str] | Mapping[str, str] | None
+
+_SLOTS = {"nu": "square_avg", "mu": "grad_avg", "trace": "momentum_buffer"}
+
+
+def import_state(
+    foreign: Foreign,
+    opt_state: PyTree,
+    *,
+    order: Order = None,
+    convert: Convert | None = None,
+    key: str | None = None,
+) -> PyTree:
+    """Puts the state of a PyTorch optimizer into one of ours.
+
+    PyTorch numbers its parameters in the order in which the optimizer got them, group
+    after group; ours have paths, such as ``dense/kernel``, and their order is that of
+    `jax.tree.leaves` (dictionaries are sorted by key).
+
+    Args:
+      foreign: What ``optimizer.state_dict()`` returned; or the path of a file that
+        `torch.save` wrote, which is read with ``weights_only=True``, without pickle.
+      opt_state: The place to put it: ``tx.init(params)`` of
+        [`dialects.torch`][rmsprop_optax.dialects], or of `optax.partition` of several
+        for parameter groups. For a run of timm's RMSpropTF, of `dialects.timm`.
+      order: The paths of our parameters in PyTorch's order; or a mapping from path to
+        name, for an optimizer that was built from ``model.named_parameters()``. None:
+        our own order is PyTorch's.
+      convert: By path, a function that brings a NumPy array of PyTorch's layout into
+        ours: ``{"dense/kernel": np.transpose}`` for `torch.nn.Linear`.
+      key: The entry of a file that holds the optimizer's state beside other things.
+
+    Returns:
+      A state like ``opt_state``, of the same structure, dtypes and shardings. Under
+      `optax.inject_hyperparams` the numbers of the parameter group are in it too, the
+      learning rate among them.
+
+    Raises:
+      ValueError: For what does not fit, by key and path: missing or unknown keys, a
+        wrong shape or dtype, values that are not finite, a file that is damaged.
+      ImportError: For a path, where torch is missing.
+
+    Examples:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from rmsprop_optax import dialects, interchange
+      >>> slots = {"step": 30.0, "square_avg": np.array([4.0, 9.0], np.float32)}
+      >>> state_dict = {"state": {0: slots}, "param_groups": [{"params": [0]}]}
+      >>> tx = dialects.torch(lr=1e-2)
+      >>> opt_state = tx.init({"scale": jnp.ones(2)})
+      >>> opt_state = interchange.torch.import_state(state_dict, opt_state)
+      >>> import optax
+      >>> print(optax.tree.get(opt_state, "nu")["scale"])
+      [4. 9.]
+    """
+    state_dict = _state_dict(foreign, key)
+    groups, state = state_dict["param_groups"], state_dict["state"]
+    indices = [index for group in groups for index in group["params"]]
+    held = read(opt_state)
+    _check_momentum(groups, held)
+    where = places(held, _order(order, groups), convert)
+    if len(where) != len(indices):
+        raise ValueError(
+            f"The PyTorch state has {len(indices)} parameters, the optimizer state has "
+            f"{len(where)}: {[place.path for place in where]}."
+        )
+    check_keys(state, indices, indices, "`state` of the PyTorch state (by parameter)")
+    made = {slot: {} for slot in _SLOTS}
+    steps = {}
+    for index, place in zip(indices, where, strict=True):
+        arrays = _take_parameter(state[index], f"state[{index}]", place, held)
+        steps[place.path] = arrays.pop("step")
+        for slot, array in arrays.items():
+            made[slot][place.path] = array
+    count = _one_step(steps)
+    return write(
+        opt_state,
+        Slots(
+            updates=count,
+            micro=0,
+            calls=count,
+            nu=made["nu"],
+            mu=made["mu"] or None,
+            trace=made["trace"] or None,
+            hyperparams=_hyperparams(groups, held),
+        ),
+    )
+
+
+def export_state(
+    opt_state: PyTree,
+    like: Mapping[str, Any],
+    *,
+    order: Order = None,
+    convert: Convert | None = None,
+) -> dict[str, Any]:
+    """Our state, in the form that ``optimizer.load_state_dict`` takes.
+
+    Args:
+      opt_state: A state of [`dialects.torch`][rmsprop_optax.dialects] (or
+        `dialects.timm`, for timm).
+      like: ``optimizer.state_dict()`` of the optimizer that is to go on: its parameter
+        groups are kept, with their numbers.
+      order: As for [`import_state`][rmsprop_optax.interchange.torch.import_state].
+      convert: By path, a function that brings a NumPy array of our layout into
+        PyTorch's.
+
+    Returns:
+      A state dictionary of tensors. Under `optax.inject_hyperparams` its groups have the
+      numbers that the state holds, the learning rate among them.
+
+    Raises:
+      ValueError: For what PyTorch cannot hold: an average of the parameters, accumulated
+        gradients, a momentum with the learning rate in it.
+      ImportError: Where torch is missing.
+
+    Examples:
+      >>> import jax.numpy as jnp, torch
+      >>> from rmsprop_optax import dialects, interchange
+      >>> tx = dialects.torch(lr=1e-2)
+      >>> opt_state = tx.init({"scale": jnp.ones(2)})
+      >>> _, opt_state = tx.update({"scale": jnp.array([20.0, 30.0])}, opt_state)
+      >>> optimizer = torch.optim.RMSprop([torch.ones(2)], lr=1e-2)
+      >>> made = interchange.torch.export_state(opt_state, optimizer.state_dict())
+      >>> optimizer.load_state_dict(made)
+      >>> made["state"][0]["square_avg"]
+      tensor([4., 9.])
+    """
+    torch = _torch()
+    like = _state_dict(like, None)
+    groups = [dict(group) for group in like["param_groups"]]
+    held = read_for("PyTorch", opt_state)
+    where = places(held, _order(order, groups), convert)
+    indices = [index for group in groups for index in group["params"]]
+    if len(where) != len(indices):
+        raise ValueError(
+            f"`like` has {len(indices)} parameters, the optimizer state has "
+            f"{len(where)}: {[place.path for place in where]}."
+        )
+    state, injected = {}, held.hyperparams or {}
+    _check_momentum(groups, held)
+    for group in groups:
+        group.update({n: x for n, x in injected.items() if n in group})
+    for index, place in zip(indices, where, strict=True):
+        state[index] = {"step": torch.tensor(float(held.updates))}
+        for slot, name in _SLOTS.items():
+            leaves = getattr(held, slot) or {}
+            if place.path in leaves:
+                array = give(leaves[place.path], place)
+                state[index][name] = torch.from_numpy(np.array(array))
+    _check_groups(groups, state)
+    return {"state": state, "param_groups": groups}
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "PyTorch's files and tensors need torch: pip install torch"
+        ) from error
+    return torch
+
+
+def _state_dict(foreign: Any, key: str | None) -> Mapping[str, Any]:
+    name = "The PyTorch state"
+    if isinstance(foreign, (str, PathLike)):
+        name = f"The file {str(foreign)!r}"
+        foreign = _load(foreign, key)
+    if not isinstance(foreign, Mapping):
+        raise TypeError(
+            f"{name} must be a mapping with `state` and `param_groups`, as "
+            f"`optimizer.state_dict()` returns it, got {type(foreign).__name__}."
+        )
+    if not {"state", "param_groups"} <= set(foreign):
+        raise ValueError(
+            f"{name} must hold `state` and `param_groups`, got {list(foreign)}: if the "
+            "optimizer's state is one of these, name it with `key`, or give it alone."
+        )
+    for i, group in enumerate(foreign["param_groups"]):
+        if "params" not in group:
+            raise ValueError(f"{name} lacks `param_groups[{i}]['params']`.")
+    return foreign
+
+
+def _load(path: str | PathLike[str], key: str | None) -> Any:
+    torch = _torch()
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zip, pickle and tensor errors, by torch's version
+        raise ValueError(
+            f"The file {str(path)!r} can't be read as a PyTorch checkpoint of plain "
+            f"tensors (`weights_only=True`): {error}"
+        ) from error
+    if key is None:
+        return loaded
+    if not isinstance(loaded, Mapping) or key not in loaded:
+        there = list(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
+        raise ValueError(f"The file {str(path)!r} lacks {key!r}: it holds {there}.")
+    return loaded[key]
+
+
+def _order(order: Order, groups: list[Any]) -> Iterable[str] | None:
+    """Paths in PyTorch's order; a mapping from path to name is turned around."""
+    if not isinstance(order, Mapping):
+        return order
+    path_of = {name: path for path, name in order.items()}
+    for i, group in enumerate(groups):
+        if "param_names" not in group:
+            raise ValueError(
+                f"`param_groups[{i}]` has no `param_names`: PyTorch keeps names only if "
+                "the optimizer was built from `model.named_parameters()`. Give `order` "
+                "as a list of paths."
+            )
+    names = [name for group in groups for name in group["param_names"]]
+    missing = [name for name in names if name not in path_of]
+    if missing:
+        raise ValueError(f"`order` has no path for PyTorch's parameters {missing}.")
+    return [path_of[name] for name in names]
+
+
+def _take_parameter(
+    slots: Mapping[str, Any], where: str, place: Place, held: Slots
+) -> dict[str, Any]:
+    """What PyTorch keeps for one parameter, under our names."""
+    needed = ["step", "square_avg"]
+    check_keys(slots, ["step", *_SLOTS.values()], needed, f"`{where}`")
+    made: dict[str, Any] = {"step": float(_numpy(slots["step"]))}
+    for slot, name in _SLOTS.items():
+        ours = place.path in (getattr(held, slot) or {})
+        check_slot(f"`{name}`", name in slots, ours, f"`{where}`")
+        if ours:
+            key = f"`{where}[{name!r}]`"
+            square = slot == "nu"
+            made[slot] = take(_numpy(slots[name]), key, place, square=square)
+    return made
+
+
+def _numpy(value: Any) -> np.ndarray:
+    """A tensor, or what is an array already; bfloat16, which NumPy lacks, as float32."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+    return np.asarray(value)
+
+
+def _one_step(steps: dict[str, float]) -> int:
+    if len(set(steps.values())) > 1:
+        raise ValueError(
+            f"The parameters are at different steps, {steps}: a state here has one "
+            "count. Where the count does not matter (no schedule), make them equal."
+        )
+    (step,) = set(steps.values()) or {0.0}
+    if not (step >= 0 and step == int(step)):
+        raise ValueError(f"`step` must be a whole number, got {step}.")
+    return int(step)
+
+
+def _hyperparams(groups: list[Any], held: Slots) -> dict[str, float]:
+    """The numbers of the group, for a state under `optax.inject_hyperparams`."""
+    if not held.hyperparams:
+        return {}
+    if len(groups) > 1:
+        raise ValueError(
+            f"The PyTorch state has {len(groups)} parameter groups, and the optimizer "
+            "state one set of injected hyperparameters: use `optax.partition`."
+        )
+    given = {n: float(_numpy(x)) for n, x in groups[0].items() if n in held.hyperparams}
+    for name in RATE_NAMES:
+        if name in held.hyperparams and "lr" in groups[0]:
+            given[name] = float(_numpy(groups[0]["lr"]))
+    return given
+
+
+def _check_momentum(groups: list[Any], held: Slots) -> None:
+    """PyTorch's momentum has the learning rate outside, timm's inside if not told."""
+    for group in groups:
+        inside = group.get("lr_in_momentum", False)
+        check_rate_place(held, inside, "PyTorch", "timm" if inside else "torch")
+
+
+def _check_groups(groups: list[Any], state: dict[int, dict[str, Any]]) -> None:
+    """Each group's options are those of the slots that it is given."""
+    for i, group in enumerate(groups):
+        for option, name in (("momentum", "momentum_buffer"), ("centered", "grad_avg")):
+            for index in group["params"]:
+                check_slot(
+                    f"`{name}` of parameter {index}",
+                    name in state[index],
+                    bool(group.get(option, name in state[index])),
+                    f"The optimizer state, for `param_groups[{i}]` with "
+                    f"{option}={group.get(option)!r},",
+                )

@@ -1,0 +1,307 @@
+"""Runs that start in Keras and end here, and the other way round."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rmsprop_optax import dialects, finalize, rmsprop
+from rmsprop_optax.interchange import keras as interchange
+from tests.interchange._runs import (
+    HALF,
+    WHOLE,
+    Run,
+    assert_close,
+    assert_same_bits,
+    problem,
+    start,
+    train,
+)
+from tests.parity._installed import peer
+
+ORDER = ["scale", "dense/kernel", "dense/bias"]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": {"momentum": 0.9},
+    "centered": {"centered": True},
+    "decay and ema": {"weight_decay": 0.01, "use_ema": True, "ema_momentum": 0.9},
+    "accumulation": {"gradient_accumulation_steps": 4, "momentum": 0.5},
+    "all": {
+        "momentum": 0.9,
+        "centered": True,
+        "weight_decay": 0.01,
+        "use_ema": True,
+        "ema_momentum": 0.9,
+        "ema_overwrite_frequency": 7,
+        "gradient_accumulation_steps": 7,
+        "loss_scale_factor": 8.0,
+    },
+}
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+
+
+class Theirs:
+    """A Keras optimizer over the parameters of the problem, in its own order."""
+
+    def __init__(self, params: Any, **arguments: Any) -> None:
+        self.keras = peer("keras", "keras")
+        self.variables = [self.keras.Variable(np.asarray(params[n])) for n in ORDER]
+        self.optimizer = self.keras.optimizers.RMSprop(**arguments)
+        self.optimizer.build(self.variables)
+
+    def train(self, given: Any, first: int, last: int) -> "Theirs":
+        def step(carry: Any, gradient: Any) -> Any:
+            values, state = carry
+            return self.optimizer.stateless_apply(state, gradient, values), None
+
+        held = (self.variables, self.optimizer.variables)
+        values = tuple([v.value for v in variables] for variables in held)
+        grads = [jnp.asarray(given.grads[n][first:last]) for n in ORDER]
+        after, _ = jax.jit(lambda c, g: jax.lax.scan(step, c, g))(values, grads)
+        for variables, new in zip(held, after, strict=True):
+            for variable, value in zip(variables, new, strict=True):
+                variable.assign(value)
+        return self
+
+    def params(self) -> Any:
+        return dict(
+            zip(ORDER, (np.asarray(v.value) for v in self.variables), strict=True)
+        )
+
+    def load(self, arrays: Any) -> None:
+        for variable, array in zip(self.optimizer.variables, arrays, strict=True):
+            variable.assign(array)
+
+
+def _steps(options: dict[str, Any]) -> dict[str, Any]:
+    name = "gradient_accumulation_steps"
+    return {"order": ORDER, name: options.get(name)}
+
+
+@every_option
+def test_thirty_steps_there_and_thirty_here(options: dict[str, Any]) -> None:
+    given = problem()
+    theirs = Theirs(given.params, learning_rate=0.01, **options).train(given, 0, HALF)
+    tx = rmsprop(0.01, **options)
+    params = {n: jnp.asarray(p) for n, p in theirs.params().items()}
+    place = tx.init(params)
+    state = interchange.import_state(theirs.optimizer, place, **_steps(options))
+    mine = train(tx, Run(params, state), given, HALF, WHOLE)
+    theirs.train(given, HALF, WHOLE)
+    assert_close(mine.params, theirs.params(), given)
+    if options.get("use_ema"):
+        theirs.optimizer.finalize_variable_values(theirs.variables)
+        assert_close(finalize(mine.params, mine.state), theirs.params(), given)
+
+
+@every_option
+def test_thirty_steps_here_and_thirty_there(options: dict[str, Any]) -> None:
+    given = problem(1)
+    whole = Theirs(given.params, learning_rate=0.01, **options).train(given, 0, WHOLE)
+    tx = rmsprop(0.01, **options)
+    mine = train(tx, start(tx, given.params), given, 0, HALF)
+    theirs = Theirs(mine.params, learning_rate=0.01, **options)
+    theirs.load(interchange.export_state(mine.state, theirs.optimizer, **_steps(options)))
+    theirs.train(given, HALF, WHOLE)
+    assert_close(theirs.params(), whole.params(), given)
+    assert int(theirs.optimizer._iterations) == WHOLE
+
+
+@every_option
+def test_there_and_back_again_loses_nothing(options: dict[str, Any]) -> None:
+    given = problem(2)
+    theirs = Theirs(given.params, learning_rate=0.01, **options).train(given, 0, HALF)
+    tx = rmsprop(0.01, **options)
+    place = tx.init(given.params)
+    state = interchange.import_state(theirs.optimizer, place, **_steps(options))
+    arrays = interchange.export_state(state, theirs.optimizer, **_steps(options))
+    for variable, array in zip(theirs.optimizer.variables, arrays, strict=True):
+        np.testing.assert_array_equal(array, variable.value, err_msg=variable.path)
+        assert array.dtype == variable.dtype
+    again = interchange.import_state(arrays, place, **_steps(options))
+    assert_same_bits(again, state)
+
+
+def test_a_schedule_goes_on_where_it_was() -> None:
+    keras = peer("keras", "keras")
+    given = problem()
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.02, 11, 0.5, staircase=True)
+    theirs = Theirs(given.params, learning_rate=schedule, momentum=0.9)
+    theirs.train(given, 0, HALF)
+    tx = rmsprop(optax.exponential_decay(0.02, 11, 0.5, staircase=True), momentum=0.9)
+    params = {n: jnp.asarray(p) for n, p in theirs.params().items()}
+    state = interchange.import_state(theirs.optimizer, tx.init(params), order=ORDER)
+    mine = train(tx, Run(params, state), given, HALF, WHOLE)
+    assert_close(mine.params, theirs.train(given, HALF, WHOLE).params(), given)
+
+
+def test_an_assigned_learning_rate_travels() -> None:
+    given = problem()
+    theirs = Theirs(given.params, learning_rate=0.01, momentum=0.9)
+    theirs.train(given, 0, HALF)
+    theirs.optimizer.learning_rate = 0.0025
+    tx = optax.inject_hyperparams(rmsprop)(learning_rate=0.5, momentum=0.9)
+    params = {n: jnp.asarray(p) for n, p in theirs.params().items()}
+    state = interchange.import_state(theirs.optimizer, tx.init(params), order=ORDER)
+    assert float(state.hyperparams["learning_rate"]) == np.float32(0.0025)
+    mine = train(tx, Run(params, state), given, HALF, WHOLE)
+    assert_close(mine.params, theirs.train(given, HALF, WHOLE).params(), given)
+    mine.state.hyperparams["learning_rate"] = jnp.asarray(0.125)
+    arrays = interchange.export_state(mine.state, theirs.optimizer, order=ORDER)
+    assert arrays[1] == np.float32(0.125)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_keras_s_own_files(tmp_path: Path, name: str) -> None:
+    keras = peer("keras", "keras")
+    x, y = np.ones((8, 3), np.float32), np.ones((8, 1), np.float32)
+
+    def model() -> Any:
+        made = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        made.compile(keras.optimizers.RMSprop(0.01, momentum=0.9, centered=True), "mse")
+        made.optimizer.build(made.trainable_variables)
+        return made
+
+    theirs, path = model(), tmp_path / name
+    theirs.fit(x, y, epochs=3, verbose=0)
+    theirs.save(path) if name.endswith(".keras") else theirs.save_weights(path)
+    tx = rmsprop(0.01, momentum=0.9, centered=True)
+    place = tx.init({"bias": jnp.zeros(1), "kernel": jnp.zeros((3, 1))})
+    order = ["kernel", "bias"]
+    state = interchange.import_state(path, place, order=order)
+    assert_same_bits(
+        state, interchange.import_state(theirs.optimizer, place, order=order)
+    )
+    grads = {"bias": jnp.ones(1), "kernel": jnp.ones((3, 1))}
+    _, state = tx.update(grads, state)
+    arrays = interchange.export_state(state, path, order=order)
+    interchange.save_state(arrays, path)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    if name.endswith(".keras"):
+        loaded = keras.saving.load_model(path)
+    else:
+        loaded = model()
+        loaded.load_weights(path)
+    assert int(loaded.optimizer.iterations) == 4
+    for variable, array in zip(loaded.optimizer.variables, arrays, strict=True):
+        np.testing.assert_array_equal(variable.value, array)
+    np.testing.assert_array_equal(loaded.layers[0].kernel, theirs.layers[0].kernel)
+
+
+def _file(path: Path, arrays: list[Any]) -> Path:
+    with h5py.File(path, "w") as file:
+        for i, array in enumerate(arrays):
+            file[f"optimizer/vars/{i}"] = array
+    return path
+
+
+VARIABLES = [np.int32(30), np.float32(0.01), np.ones((2, 3), np.float32)]
+
+
+def _place(**arguments: Any) -> Any:
+    return rmsprop(0.01, **arguments).init({"w": jnp.zeros((2, 3))})
+
+
+def test_damaged_files_are_errors_that_name_them(tmp_path: Path) -> None:
+    whole = _file(tmp_path / "whole.weights.h5", VARIABLES)
+    assert float(
+        optax.tree.get(interchange.import_state(whole, _place()), "nu")["w"][0, 0]
+    )
+    cut = tmp_path / "cut.weights.h5"
+    cut.write_bytes(whole.read_bytes()[:900])
+    with pytest.raises(ValueError, match=r"cut\.weights\.h5' can't be read"):
+        interchange.import_state(cut, _place())
+    before = cut.read_bytes()
+    with pytest.raises(ValueError, match=r"cut\.weights\.h5' can't be read"):
+        interchange.save_state(VARIABLES, cut)
+    assert cut.read_bytes() == before
+    zipped = tmp_path / "cut.keras"
+    zipped.write_bytes(b"PK\x03\x04 this is no archive")
+    with pytest.raises(ValueError, match=r"cut\.keras' can't be read"):
+        interchange.import_state(zipped, _place())
+    with h5py.File(tmp_path / "none.weights.h5", "w"):
+        pass
+    with pytest.raises(ValueError, match="holds no optimizer"):
+        interchange.import_state(tmp_path / "none.weights.h5", _place())
+    with pytest.raises(ValueError, match="optimizer variables of other shapes"):
+        interchange.save_state(VARIABLES[:2], whole)
+    gap = tmp_path / "gap.weights.h5"
+    with h5py.File(_file(gap, VARIABLES), "r+") as file:
+        file.move("optimizer/vars/1", "optimizer/vars/7")
+    with pytest.raises(ValueError, match=r"lacks 'optimizer/vars' \['1'\]"):
+        interchange.import_state(gap, _place())
+
+
+def test_a_file_cannot_point_into_another(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(np.arange(6, dtype=np.float32).tobytes())
+    for kind in ("external", "link"):
+        path = _file(tmp_path / f"{kind}.weights.h5", VARIABLES[:2])
+        with h5py.File(path, "r+") as file:
+            group = file["optimizer/vars"]
+            if kind == "external":
+                stored = [(str(secret), 0, 24)]
+                group.create_dataset("2", (2, 3), np.float32, external=stored)
+            else:
+                group["2"] = h5py.ExternalLink(str(_file(tmp_path / "o.h5", [1])), "/")
+        with pytest.raises(
+            ValueError, match=r"optimizer/vars/2.*not an array of its own"
+        ):
+            interchange.import_state(path, _place())
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ([*VARIABLES[:2], np.ones((3, 2), np.float32)], "`velocity` of 'w' has shape"),
+        (
+            [*VARIABLES[:2], np.full((2, 3), np.inf, np.float32)],
+            "`velocity` of 'w' holds inf",
+        ),
+        ([*VARIABLES[:2], -np.ones((2, 3), np.float32)], "numbers below 0"),
+        ([*VARIABLES, VARIABLES[2]], "has 4 variables"),
+        (VARIABLES[:1], "has 1 variables; with the options"),
+        ([np.float32(2.5), *VARIABLES[1:]], "`iteration` of the Keras state"),
+        ([-1, *VARIABLES[1:]], "`iteration` of the Keras state"),
+        ({"0": 1, "2": 2.0, "3": 3.0}, "lacks the variables ['1']"),
+    ],
+)
+def test_what_does_not_fit_is_named(variables: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as raised:
+        interchange.import_state(variables, _place())
+    assert words in str(raised.value)
+
+
+def test_a_learning_rate_that_is_none() -> None:
+    tx = optax.inject_hyperparams(rmsprop, static_args="momentum")(learning_rate=0.1)
+    place = tx.init({"w": jnp.zeros((2, 3))})
+    with pytest.raises(ValueError, match="`learning_rate` of the Keras state"):
+        interchange.import_state([1, np.float32(np.nan), VARIABLES[2]], place)
+
+
+def test_the_mapping_of_save_own_variables() -> None:
+    store = {str(i): v for i, v in enumerate(VARIABLES)}
+    state = interchange.import_state(store, _place())
+    assert_same_bits(state, interchange.import_state(VARIABLES, _place()))
+
+
+def test_what_is_told_apart() -> None:
+    state = _place(gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match="give `gradient_accumulation_steps`"):
+        interchange.import_state([*VARIABLES, VARIABLES[2]], state)
+    params = {"w": jnp.zeros((2, 3))}
+    for tx, words in (
+        (dialects.torch(momentum=0.9), r"learning rate inside.*`dialects\.keras`"),
+        (rmsprop(skip_nonfinite=True), "no place for the count of skipped steps"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            interchange.export_state(tx.init(params), VARIABLES)
+    transposed = [*VARIABLES[:2], np.ones((3, 2), np.float32)]
+    with pytest.raises(ValueError, match=r"`velocity` of 'w' has shape \(2, 3\)"):
+        interchange.export_state(_place(), transposed)

@@ -1,0 +1,371 @@
+"""Runs that start in PyTorch and end here, and the other way round."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rmsprop_optax import dialects, rmsprop
+from rmsprop_optax.interchange import torch as interchange
+from tests.interchange._runs import (
+    HALF,
+    WHOLE,
+    Run,
+    assert_close,
+    assert_same_bits,
+    problem,
+    start,
+    train,
+)
+from tests.parity._installed import peer
+from tests.parity._peers import timm_file
+
+# PyTorch's order, not ours, which is sorted.
+ORDER = ["scale", "dense/kernel", "dense/bias"]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": {"momentum": 0.9},
+    "centered": {"centered": True, "alpha": 0.9},
+    "all": {"momentum": 0.9, "centered": True, "maximize": True},
+    "decay": {"momentum": 0.5, "weight_decay": 0.01},
+}
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+
+
+class Theirs:
+    """A PyTorch optimizer over the parameters of the problem, in its own order."""
+
+    def __init__(self, params: Any, kind: str = "torch", **arguments: Any) -> None:
+        self.torch = peer("torch", "torch")
+        made = timm_file().RMSpropTF if kind == "timm" else self.torch.optim.RMSprop
+        self.tensors = {n: self.torch.tensor(np.asarray(params[n])) for n in ORDER}
+        self.optimizer = made(list(self.tensors.values()), **arguments)
+
+    def train(self, given: Any, first: int, last: int) -> "Theirs":
+        for t in range(first, last):
+            for name, tensor in self.tensors.items():
+                tensor.grad = self.torch.tensor(given.grads[name][t])
+            self.optimizer.step()
+        return self
+
+    def params(self) -> Any:
+        return {n: t.numpy() for n, t in self.tensors.items()}
+
+
+@every_option
+@pytest.mark.parametrize("kind", ["torch", "timm"])
+def test_thirty_steps_there_and_thirty_here(kind: str, options: dict[str, Any]) -> None:
+    options = {n: x for n, x in options.items() if kind == "torch" or n != "maximize"}
+    given = problem()
+    theirs = Theirs(given.params, kind, lr=0.01, **options).train(given, 0, HALF)
+    tx = getattr(dialects, kind)(lr=0.01, **options)
+    params = {n: jnp.asarray(p) for n, p in theirs.params().items()}
+    state = interchange.import_state(
+        theirs.optimizer.state_dict(), tx.init(params), order=ORDER
+    )
+    assert int(optax.tree.get(state, "count", filtering=_of_rms)) == HALF
+    mine = train(tx, Run(params, state), given, HALF, WHOLE)
+    assert_close(mine.params, theirs.train(given, HALF, WHOLE).params(), given)
+
+
+def _of_rms(path: Any, value: Any) -> bool:
+    del value
+    return path[-1].tuple_name in ("ScaleByRmsState", "ScaleByStddevState")
+
+
+@every_option
+@pytest.mark.parametrize("kind", ["torch", "timm"])
+def test_thirty_steps_here_and_thirty_there(kind: str, options: dict[str, Any]) -> None:
+    options = {n: x for n, x in options.items() if kind == "torch" or n != "maximize"}
+    given = problem(1)
+    whole = Theirs(given.params, kind, lr=0.01, **options).train(given, 0, WHOLE)
+    tx = getattr(dialects, kind)(lr=0.01, **options)
+    mine = train(tx, start(tx, given.params), given, 0, HALF)
+    theirs = Theirs(mine.params, kind, lr=0.01, **options)
+    theirs.optimizer.load_state_dict(
+        interchange.export_state(mine.state, theirs.optimizer.state_dict(), order=ORDER)
+    )
+    assert_close(theirs.train(given, HALF, WHOLE).params(), whole.params(), given)
+
+
+@every_option
+def test_there_and_back_again_loses_nothing(options: dict[str, Any]) -> None:
+    given = problem(2)
+    theirs = Theirs(given.params, lr=0.01, **options).train(given, 0, HALF)
+    before = theirs.optimizer.state_dict()
+    tx = dialects.torch(lr=0.01, **options)
+    state = interchange.import_state(before, tx.init(given.params), order=ORDER)
+    after = interchange.export_state(state, before, order=ORDER)
+    assert after["param_groups"] == before["param_groups"]
+    for index, slots in before["state"].items():
+        for name, tensor in slots.items():
+            np.testing.assert_array_equal(after["state"][index][name], tensor)
+    again = interchange.import_state(after, tx.init(given.params), order=ORDER)
+    assert_same_bits(again, state)
+
+
+def test_parameter_groups_are_a_partition() -> None:
+    torch = peer("torch", "torch")
+    given = problem(3)
+    tensors = {n: torch.tensor(p) for n, p in given.params.items()}
+    groups = {"a": dict(lr=0.02, momentum=0.9), "b": dict(lr=0.01, centered=True)}
+    optimizer = torch.optim.RMSprop(
+        [
+            {"params": [tensors["dense/kernel"]], **groups["a"]},
+            {"params": [tensors["scale"], tensors["dense/bias"]], **groups["b"]},
+        ]
+    )
+    for t in range(HALF):
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(given.grads[name][t])
+        optimizer.step()
+    labels = {"dense/kernel": "a", "scale": "b", "dense/bias": "b"}
+    tx = optax.partition({g: dialects.torch(**a) for g, a in groups.items()}, labels)
+    params = {n: jnp.asarray(t.numpy()) for n, t in tensors.items()}
+    order = ["dense/kernel", "scale", "dense/bias"]
+    before = optimizer.state_dict()
+    state = interchange.import_state(before, tx.init(params), order=order)
+    mine = train(tx, Run(params, state), given, HALF, WHOLE)
+    for t in range(HALF, WHOLE):
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(given.grads[name][t])
+        optimizer.step()
+    assert_close(mine.params, {n: t.numpy() for n, t in tensors.items()}, given)
+    back = interchange.export_state(state, before, order=order)
+    np.testing.assert_array_equal(
+        back["state"][1]["grad_avg"], before["state"][1]["grad_avg"]
+    )
+
+
+def test_names_instead_of_an_order_and_transposed_weights() -> None:
+    torch = peer("torch", "torch")
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.RMSprop(layer.named_parameters(), lr=0.01, momentum=0.9)
+    layer(torch.arange(6.0).reshape(2, 3)).square().sum().backward()
+    optimizer.step()
+    tx = dialects.torch(lr=0.01, momentum=0.9)
+    params = {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}
+    order = {"kernel": "weight", "bias": "bias"}
+    convert = {"kernel": np.transpose}
+    before = optimizer.state_dict()
+    state = interchange.import_state(
+        before, tx.init(params), order=order, convert=convert
+    )
+    theirs = before["state"][0]["square_avg"].numpy()
+    np.testing.assert_array_equal(optax.tree.get(state, "nu")["kernel"], theirs.T)
+    back = interchange.export_state(state, before, order=order, convert=convert)
+    np.testing.assert_array_equal(back["state"][0]["square_avg"], theirs)
+    optimizer.load_state_dict(back)
+
+
+def test_complex_parameters() -> None:
+    torch = peer("torch", "torch")
+    rng = np.random.default_rng(0)
+    grads = np.complex64(rng.normal(size=(WHOLE, 4)) + 100j * rng.normal(size=(WHOLE, 4)))
+    tensor = torch.tensor(np.ones(4, np.complex64))
+    optimizer = torch.optim.RMSprop([tensor], momentum=0.9, centered=True)
+    for gradient in grads[:HALF]:
+        tensor.grad = torch.tensor(gradient)
+        optimizer.step()
+    tx = dialects.torch(momentum=0.9, centered=True)
+    params = jnp.asarray(tensor.numpy())
+    before = optimizer.state_dict()
+    state = interchange.import_state(before, tx.init(params))
+    back = interchange.export_state(state, before)
+    for name in ("square_avg", "grad_avg", "momentum_buffer"):
+        np.testing.assert_array_equal(back["state"][0][name], before["state"][0][name])
+    for gradient in grads[HALF:]:
+        tensor.grad = torch.tensor(gradient)
+        optimizer.step()
+        updates, state = tx.update(jnp.asarray(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, tensor.numpy(), rtol=1e-5)
+
+
+def test_an_injected_learning_rate_travels() -> None:
+    given = problem()
+    theirs = Theirs(given.params, lr=0.01, momentum=0.9).train(given, 0, HALF)
+    theirs.optimizer.param_groups[0]["lr"] = 0.0025
+    tx = optax.inject_hyperparams(dialects.torch)(lr=0.5, momentum=0.5, weight_decay=0.0)
+    params = {n: jnp.asarray(p) for n, p in theirs.params().items()}
+    before = theirs.optimizer.state_dict()
+    state = interchange.import_state(before, tx.init(params), order=ORDER)
+    assert float(state.hyperparams["lr"]) == np.float32(0.0025)
+    assert float(state.hyperparams["momentum"]) == np.float32(0.9)
+    mine = train(tx, Run(params, state), given, HALF, WHOLE)
+    assert_close(mine.params, theirs.train(given, HALF, WHOLE).params(), given)
+    mine.state.hyperparams["lr"] = jnp.asarray(0.125)
+    back = interchange.export_state(mine.state, before, order=ORDER)
+    assert back["param_groups"][0]["lr"] == 0.125
+
+
+def test_a_file_is_read_without_pickle(tmp_path: Path) -> None:
+    torch = peer("torch", "torch")
+    given = problem()
+    theirs = Theirs(given.params, lr=0.01).train(given, 0, 3)
+    before = theirs.optimizer.state_dict()
+    tx = dialects.torch(lr=0.01)
+    place = tx.init(given.params)
+    expected = interchange.import_state(before, place, order=ORDER)
+    torch.save({"optimizer": before, "epoch": 3}, tmp_path / "run.pt")
+    read = interchange.import_state(
+        tmp_path / "run.pt", place, order=ORDER, key="optimizer"
+    )
+    assert_same_bits(read, expected)
+    with pytest.raises(ValueError, match=r"lacks 'optim': it holds \['optimizer', 'e"):
+        interchange.import_state(tmp_path / "run.pt", place, key="optim")
+    with pytest.raises(ValueError, match=r"got \['optimizer', 'epoch'\].*`key`"):
+        interchange.import_state(tmp_path / "run.pt", place)
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "owned",)
+
+    torch.save({"state": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="weights_only"):
+        interchange.import_state(tmp_path / "evil.pt", place)
+    assert not (tmp_path / "owned").exists()
+    whole = (tmp_path / "run.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.pt' can't be read"):
+        interchange.import_state(tmp_path / "cut.pt", place)
+    with pytest.raises(FileNotFoundError):
+        interchange.import_state(tmp_path / "none.pt", place)
+
+
+# What follows needs no PyTorch: a state dictionary of NumPy arrays.
+
+
+def _state_dict(**slots: Any) -> dict[str, Any]:
+    whole = {"step": 5.0, "square_avg": np.ones((2, 3), np.float32), **slots}
+    return {"state": {0: whole}, "param_groups": [{"lr": 0.01, "params": [0]}]}
+
+
+def _place(**arguments: Any) -> Any:
+    return dialects.torch(**arguments).init({"w": jnp.zeros((2, 3))})
+
+
+def _with(change: Any) -> dict[str, Any]:
+    made = _state_dict()
+    change(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("foreign", "words"),
+    [
+        (
+            _state_dict(square_avg=np.ones((3, 2), np.float32)),
+            "`state[0]['square_avg']` "
+            "has shape (3, 2), the parameter 'w' has shape (2, 3)",
+        ),
+        (
+            _state_dict(square_avg=np.full((2, 3), np.nan, np.float32)),
+            "`state[0]['square_avg']` holds nan at [0, 0]",
+        ),
+        (_state_dict(square_avg=np.full((2, 3), -1, np.float32)), "numbers below 0"),
+        (_state_dict(square_avg=np.ones((2, 3))), "is float64, 'w' is kept in float32"),
+        (_state_dict(square_avg=np.ones((2, 3), int)), "floating-point numbers, got int"),
+        (_state_dict(square_avg=np.ones((2, 3), np.complex64)), "complex"),
+        (_state_dict(exp_avg=1), "`state[0]` holds ['exp_avg'], unknown to RMSprop"),
+        (
+            _state_dict(momentum_buffer=np.ones((2, 3), np.float32)),
+            "`state[0]` holds `momentum_buffer`, and the optimizer state has no place",
+        ),
+        (_state_dict(grad_avg=np.ones((2, 3), np.float32)), "holds `grad_avg`"),
+        (_state_dict(step=2.5), "`step` must be a whole number, got 2.5"),
+        (_with(lambda s: s["state"][0].pop("square_avg")), "`state[0]` lacks ['square"),
+        (_with(lambda s: s["state"].pop(0)), "lacks [0]"),
+        (_with(lambda s: s["state"].update({7: {}})), "holds [7]"),
+        (
+            _with(lambda s: s["param_groups"][0].pop("params")),
+            "lacks `param_groups[0]['params']`",
+        ),
+        (_with(lambda s: s["param_groups"][0]["params"].append(1)), "has 2 parameters"),
+        ({"model": {}}, "must hold `state` and `param_groups`, got ['model']"),
+    ],
+)
+def test_what_does_not_fit_is_named(foreign: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as raised:
+        interchange.import_state(foreign, _place())
+    assert words in str(raised.value)
+
+
+def test_slots_that_are_missing_are_named() -> None:
+    with pytest.raises(ValueError, match=r"`state\[0\]` lacks `momentum_buffer`"):
+        interchange.import_state(_state_dict(), _place(momentum=0.9))
+    with pytest.raises(ValueError, match=r"`state\[0\]` lacks `grad_avg`"):
+        interchange.import_state(_state_dict(), _place(centered=True))
+
+
+def test_steps_that_differ_are_named() -> None:
+    foreign = {
+        "state": {i: {"step": i, "square_avg": np.ones(1, np.float32)} for i in (1, 2)},
+        "param_groups": [{"params": [1, 2]}],
+    }
+    state = dialects.torch().init({"a": jnp.zeros(1), "b": jnp.zeros(1)})
+    with pytest.raises(ValueError, match=r"different steps, \{'a': 1\.0, 'b': 2\.0\}"):
+        interchange.import_state(foreign, state)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"order": ["v"]}, r"`order` names \['v'\].*It holds \['w'\]"),
+        ({"order": ["w", "w"]}, "a name is there twice"),
+        ({"order": []}, r"`order` must name every parameter once.*\['w'\]"),
+        ({"order": {"w": "weight"}}, "has no `param_names`"),
+        ({"convert": {"v": np.transpose}}, r"`convert` names \['v'\]"),
+    ],
+)
+def test_orders_that_do_not_fit(given: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        interchange.import_state(_state_dict(), _place(), **given)
+
+
+def test_another_kind_of_momentum_is_refused() -> None:
+    state = rmsprop(momentum=0.9).init({"w": jnp.zeros((2, 3))})
+    buffer = np.ones((2, 3), np.float32)
+    with pytest.raises(ValueError, match=r"learning rate outside.*`dialects\.torch`"):
+        interchange.import_state(_state_dict(momentum_buffer=buffer), state)
+
+
+def test_what_pytorch_cannot_hold_is_refused() -> None:
+    peer("torch", "torch")
+    params = {"w": jnp.zeros((2, 3))}
+    like = _state_dict()
+    for arguments, words in (
+        ({"use_ema": True}, "no place for the average of the parameters"),
+        ({"gradient_accumulation_steps": 2}, "no place for accumulated gradients"),
+        ({"skip_nonfinite": True}, "no place for the count of skipped steps"),
+        ({"momentum": 0.9}, "learning rate"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            interchange.export_state(rmsprop(**arguments).init(params), like)
+    tx = optax.chain(dialects.torch(), optax.scale_by_schedule(lambda count: 1.0))
+    state = tx.init(params)
+    with pytest.raises(ValueError, match="belongs to no transformation of this library"):
+        interchange.export_state(state, like)
+    like["param_groups"][0]["momentum"] = 0.9
+    with pytest.raises(ValueError, match=r"momentum=0\.9, lacks `momentum_buffer`"):
+        interchange.export_state(_place(), like)
+    state = optax.adam(0.1).init(params)
+    with pytest.raises(ValueError, match="holds no second moment"):
+        interchange.export_state(state, like)
+
+
+def test_the_place_keeps_its_dtype_and_sharding() -> None:
+    mesh = jax.make_mesh((8,), ("data",))
+    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    params = {"w": jax.device_put(jnp.zeros((8, 2), jnp.bfloat16), sharding)}
+    state = dialects.torch().init(params)
+    values = np.arange(16, dtype=np.float32).reshape(8, 2)
+    after = interchange.import_state(_state_dict(square_avg=values), state)
+    nu = optax.tree.get(after, "nu")["w"]
+    assert nu.sharding == optax.tree.get(state, "nu")["w"].sharding
+    assert nu.dtype == jnp.float32
+    np.testing.assert_array_equal(nu, values)
