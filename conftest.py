@@ -1,8 +1,24 @@
 """Set-up of every test and doctest: 8 CPU devices, and Keras on JAX."""
 
+import importlib.util
 import os
+
+import pytest
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# Loads Optax's own tests; `tests/parity/test_optax.py` runs it in a process of its own.
+collect_ignore = [] if "OPTAX_TEST" in os.environ else ["tests/parity/_optax_own.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A doctest that makes tensors is skipped where there are none, but never in CI."""
+    if importlib.util.find_spec("torch") or os.environ.get("CI"):
+        return
+    for item in items:
+        if item.name == "rmsprop_optax.interchange.torch.export_state":
+            reason = "needs torch: pip install 'rmsprop_optax[parity]'"
+            item.add_marker(pytest.mark.skip(reason=reason))

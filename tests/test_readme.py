@@ -26,6 +26,25 @@ def test_every_argument_is_in_the_readme() -> None:
         assert f"`{name}`" in table
 
 
+def test_every_dialect_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    table = readme.split("| `dialects.` |")[1].split("\n\n")[0]
+    bounds = readme.split("<!-- bounds: begin -->")[1].split("<!-- bounds: end -->")[0]
+    for name in rmsprop_optax.dialects.__all__:
+        assert f"| `{name}` |" in table
+        assert f"| `{name}` |" in bounds
+
+
+def test_the_bounds_that_were_measured_are_those_that_are_tested() -> None:
+    readme = (ROOT / "README.md").read_text()
+    bounds = readme.split("<!-- bounds: begin -->")[1].split("<!-- bounds: end -->")[0]
+    rows = re.findall(r"\| ([\d.e+-]+) \| ([\d.e+-]+) \| ([\d.]+) \|", bounds)
+    assert len(rows) >= 7
+    for float64, _, places in rows:
+        assert float(float64) < 1e-12
+        assert float(places) < 2.0
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_files_that_are_linked_exist(name: str) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / name).read_text())

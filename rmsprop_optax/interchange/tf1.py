@@ -1,4 +1,8 @@
-"""Runs of `tf.compat.v1.train.RMSPropOptimizer`, in and out."""
+"""Runs of `tf.compat.v1.train.RMSPropOptimizer`, in and out.
+
+tf.keras 2 (`tf.keras.optimizers.legacy.RMSprop`) has slots of the same names and meanings;
+its `momentum` is there only with momentum.
+"""
 
 import re
 from collections.abc import Iterable, Mapping

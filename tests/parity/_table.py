@@ -86,20 +86,15 @@ def _draw_torch(rng: np.random.Generator) -> dict[str, Any]:
         "foreach": _one_of(rng, None, False, True),
         **_common(rng),
     }
-    # An L2 penalty beside gradients of 1e-6 is a constant gradient, whose variance is
-    # nothing but the other side's rounding: not for the centered variant.
-    decay = _one_of(rng, 0, 0.01)
-    return drawn | {"weight_decay": 0 if drawn["centered"] else decay}
+    return drawn | {"weight_decay": _one_of(rng, 0, 0.001)}
 
 
 def _draw_timm(rng: np.random.Generator) -> dict[str, Any]:
     drawn = _draw_torch(rng)
     del drawn["maximize"]
-    decoupled = _one_of(rng, False, True)
     return drawn | {
         "eps": _one_of(rng, 1e-10, 1e-3, 1.0),
-        "weight_decay": _one_of(rng, 0, 0.01) if decoupled else drawn["weight_decay"],
-        "decoupled_decay": decoupled,
+        "decoupled_decay": _one_of(rng, False, True),
         "lr_in_momentum": _one_of(rng, True, False),
         "caution": _one_of(rng, False, True),
     }
@@ -147,6 +142,16 @@ TABLE = {
     ),
     "optax": Dialect(dialects.optax, {"optax": _peers.optax}, _draw_optax),
 }
+
+
+def decades(arguments: dict[str, Any]) -> int:
+    """Over how many orders of magnitude gradients may go.
+
+    Beside gradients of 1e-6 an L2 penalty is all that is normalized, and a parameter near
+    0 then swings in full steps by the sign of its last bit, in any arithmetic.
+    """
+    coupled = "lr" in arguments and not arguments.get("decoupled_decay")
+    return 1 if coupled and arguments["weight_decay"] else 12
 
 
 def draw_rates(rng: np.random.Generator, arguments: dict[str, Any], steps: int) -> Any:

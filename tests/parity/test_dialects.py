@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.parity._problem import differences, draw_problem, ours
-from tests.parity._table import TABLE, Dialect, draw_rates
+from tests.parity._table import TABLE, Dialect, decades, draw_rates
 
 # Of a float32's last place, per step: what the table in the README says is measured.
 ULPS_A_STEP = 2.0
@@ -23,7 +23,7 @@ def compare(row: Dialect, peer: str, seed: int, dtype: Any, steps: int = 200) ->
     rng = np.random.default_rng(seed)
     arguments = row.draw(rng)
     rates = draw_rates(rng, arguments, steps)
-    problem = draw_problem(seed, dtype, steps)
+    problem = draw_problem(seed, dtype, steps, decades(arguments))
     with np.errstate(all="ignore"):
         theirs = row.peers[peer](problem, rates, **arguments)
     if rates is not None:
