@@ -1,7 +1,7 @@
 """Runs of `tf.compat.v1.train.RMSPropOptimizer`, in and out.
 
-tf.keras 2 (`tf.keras.optimizers.legacy.RMSprop`) has slots of the same names and meanings;
-its `momentum` is there only with momentum.
+tf.keras 2 (`tf.keras.optimizers.legacy.RMSprop`) has slots of the same names and
+meanings; its `momentum` is there only with momentum.
 """
 
 import re
