@@ -1,6 +1,7 @@
 """The factory: a chain of the public transforms, with Keras's signature and numbers."""
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -183,16 +184,21 @@ def test_an_array_always_has_a_trace(momentum: Any) -> None:
     np.testing.assert_array_equal(optax.tree.get(opt_state, "trace"), [0.0, 0.0])
 
 
-@pytest.mark.parametrize("name", ro.__all__)
-def test_public_names_are_documented(name: str) -> None:
-    documented = getattr(ro, name)
-    text = inspect.getdoc(documented)
-    assert text
+def _public(module: Any, prefix: str = "") -> Iterator[Any]:
+    """Every public name, also those of the modules among them."""
+    for name in module.__all__:
+        found = getattr(module, name)
+        if inspect.ismodule(found):
+            yield from _public(found, f"{prefix}{name}.")
+        else:
+            yield pytest.param(found, id=prefix + name)
+
+
+@pytest.mark.parametrize("documented", list(_public(ro)))
+def test_public_names_are_documented(documented: Any) -> None:
+    text = inspect.getdoc(documented) or ""
     if inspect.isfunction(documented):
         assert "Examples:\n" in text
-        assert "Returns:\n" in text
-    elif inspect.isclass(documented):
-        assert "Attributes:\n" in text
+        assert "Returns:\n" in text or "-> None" in str(inspect.signature(documented))
     else:
-        for inner in documented.__all__:
-            assert "Examples:\n" in (inspect.getdoc(getattr(documented, inner)) or "")
+        assert "Attributes:\n" in text

@@ -22,6 +22,8 @@ from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, write
 from rmsprop_optax.transforms._averaging import AverageParamsState
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
 
+__all__ = ["export_state", "import_state", "save_state"]
+
 # In the order in which `build` makes them: `base_optimizer.py`, then `rmsprop.py`.
 _SLOTS = {
     "ema": "average",

@@ -24,6 +24,8 @@ from rmsprop_optax.interchange._foreign import (
 )
 from rmsprop_optax.interchange._slots import Slots, read, write
 
+__all__ = ["export_state", "import_state"]
+
 _SLOTS = {"nu": "rms", "mu": "mg", "trace": "momentum"}
 
 

@@ -20,6 +20,8 @@ from rmsprop_optax.interchange._foreign import (
 )
 from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, write
 
+__all__ = ["export_state", "import_state"]
+
 Foreign = Mapping[str, Any] | str | PathLike[str]
 Order = Iterable[str] | Mapping[str, str] | None
 
