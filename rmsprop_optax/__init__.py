@@ -6,7 +6,7 @@ for chains of your own.
 
 from importlib.metadata import version as _version
 
-from rmsprop_optax import dialects, interchange
+from rmsprop_optax import dialects, interchange, sparse
 from rmsprop_optax._describe import describe
 from rmsprop_optax._rmsprop import rmsprop
 from rmsprop_optax.transforms._averaging import (
@@ -87,6 +87,7 @@ __all__ = [
     "scale_by_stddev",
     "scale_loss",
     "skip_nonfinite",
+    "sparse",
     "split_complex",
     "trace",
     "unscale_loss",

@@ -43,7 +43,7 @@ def build(formula: Formula) -> Rmsprop:
     step = optax.chain(*_gradient(formula), *_descent(formula), *_decay(formula))
     every_k = formula.gradient_accumulation_steps
     if every_k is not None:
-        step = accumulate_gradients(step, every_k)
+        step = accumulate_gradients(step, every_k, formula.accumulate_rows)
     if formula.loss_scale_factor is not None:
         step = optax.chain(unscale_loss(formula.loss_scale_factor), step)
     if formula.split_complex:

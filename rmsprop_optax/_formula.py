@@ -1,5 +1,6 @@
 """Which RMSprop: every choice that the dialects make differently, as one row."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -37,6 +38,7 @@ class Formula:
       ema_overwrite_frequency: After how many iterations the weights become the average.
       loss_scale_factor: What gradients are divided by.
       gradient_accumulation_steps: Calls to an update.
+      accumulate_rows: By the path of a table, the rows that these calls touch at most.
       split_complex: Whether the parts of a complex number are two real numbers.
       skip_nonfinite: Whether calls with gradients that are not finite are dropped.
     """
@@ -67,6 +69,7 @@ class Formula:
     ema_overwrite_frequency: Count | None = None
     loss_scale_factor: Scalar | None = None
     gradient_accumulation_steps: Count | None = None
+    accumulate_rows: Mapping[str, int] | None = None
     split_complex: bool = False
     skip_nonfinite: bool = False
 

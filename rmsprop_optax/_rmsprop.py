@@ -1,5 +1,6 @@
 """The factory: Keras 3's RMSprop, and this library's own options."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -46,6 +47,7 @@ def rmsprop(
     initial_scale: Scalar = 0.0,
     bias_correction: bool = False,
     skip_nonfinite: bool = False,
+    accumulate_rows: Mapping[str, int] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""RMSprop with the arguments, the defaults and the numbers of Keras 3.
 
@@ -59,7 +61,9 @@ def rmsprop(
 
     It computes in float32 or wider, and keeps moments in the parameter's dtype or
     float32, whichever is wider. Updates have the dtype of the gradients. A gradient leaf
-    that is None leaves its parameter and its moments as they are.
+    that is None leaves its parameter and its moments as they are; one that is
+    [`RowSlices`][rmsprop_optax.sparse.RowSlices] leaves all rows so that are not in it:
+    moments, momentum, decay and average move only in rows that are.
 
     Args:
       learning_rate: $\eta$: a number or scalar array; an Optax schedule, called with the
@@ -98,6 +102,9 @@ def rmsprop(
       bias_correction: Whether the moments are divided by $1 - \rho^t$, as in Adam.
       skip_nonfinite: Whether a call with an infinite or NaN gradient is dropped: a zero
         update, and a state as if it had not been, but for a counter.
+      accumulate_rows: Where gradients are accumulated and some come as
+        [`RowSlices`][rmsprop_optax.sparse.RowSlices]: by the path of each such table, how
+        many rows the k calls touch together at the most.
 
     Returns:
       A transformation: ``init(params)``, and ``update(grads, state, params)``, where
@@ -153,6 +160,7 @@ def rmsprop(
             loss_scale_factor=loss_scale_factor,
             gradient_accumulation_steps=gradient_accumulation_steps,
             skip_nonfinite=skip_nonfinite,
+            accumulate_rows=accumulate_rows,
         )
     )
 
@@ -199,6 +207,9 @@ def _check_arguments(given: dict[str, Any]) -> None:
         check_needs("use_ema=True", "ema_momentum", given["ema_momentum"], 0.99)
         frequency = given["ema_overwrite_frequency"]
         check_needs("use_ema=True", "ema_overwrite_frequency", frequency, None)
+    if given["gradient_accumulation_steps"] is None:
+        rows = given["accumulate_rows"]
+        check_needs("gradient_accumulation_steps", "accumulate_rows", rows, None)
     if not is_on(given["momentum"]):
         check_needs("momentum > 0", "nesterov", given["nesterov"], False)
     if not is_on(given["weight_decay"]):

@@ -1,15 +1,17 @@
-"""What a tree is to this library: leaves with paths, where None is a leaf."""
+"""What a tree is to this library: leaves with paths; None and rows are leaves too."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
+from rmsprop_optax._foundation._row_slices import RowSlices
 from rmsprop_optax._foundation._types import PyTree
 
 
-def is_none(leaf: Any) -> bool:
-    return leaf is None
+def is_leaf(node: Any) -> bool:
+    """Whether a node of a tree of gradients is one leaf, whatever is inside of it."""
+    return node is None or isinstance(node, RowSlices)
 
 
 def path_of(key_path: tuple[Any, ...]) -> str:
@@ -18,17 +20,17 @@ def path_of(key_path: tuple[Any, ...]) -> str:
 
 
 def leaves_with_paths(tree: PyTree) -> Iterator[tuple[str, Any]]:
-    """Each leaf of ``tree`` behind its path; None counts as a leaf."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none):
+    """Each leaf of ``tree`` behind its path."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf):
         yield path_of(path), leaf
 
 
 def align(tree: PyTree, *others: PyTree) -> list[tuple[str, list[Any]]] | None:
     """The leaves of several trees side by side, or None where they do not match."""
-    flat, treedef = jax.tree.flatten(tree, is_leaf=is_none)
+    flat, treedef = jax.tree.flatten(tree, is_leaf=is_leaf)
     columns = [flat]
     for other in others:
-        leaves, other_def = jax.tree.flatten(other, is_leaf=is_none)
+        leaves, other_def = jax.tree.flatten(other, is_leaf=is_leaf)
         if other_def != treedef:
             return None
         columns.append(leaves)
@@ -38,5 +40,5 @@ def align(tree: PyTree, *others: PyTree) -> list[tuple[str, list[Any]]] | None:
 
 
 def rebuild(like: PyTree, leaves: list[Any]) -> PyTree:
-    """A tree of the structure of ``like``, None leaves counted, from ``leaves``."""
-    return jax.tree.unflatten(jax.tree.structure(like, is_leaf=is_none), leaves)
+    """A tree of the structure of ``like``, leaf by leaf from ``leaves``."""
+    return jax.tree.unflatten(jax.tree.structure(like, is_leaf=is_leaf), leaves)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from rmsprop_optax._foundation._row_slices import RowSlices
 from rmsprop_optax._foundation._trees import align, leaves_with_paths
 from rmsprop_optax._foundation._types import PyTree
 
@@ -220,14 +221,45 @@ def _check_leaf(path: str, update: Any, others: list[Any], what: str) -> None:
     for other in others:
         if other is None:
             raise ValueError(
-                f"Gradient '{path}' is an array of shape {jnp.shape(update)}, but the "
+                f"Gradient '{path}' is an array of shape {_shape(update)}, but the "
                 f"{what} have None there: this leaf was None when `tx.init` was called."
             )
-        if jnp.shape(update) != jnp.shape(other):
+        if _shape(update) != _shape(other):
             raise ValueError(
-                f"Gradient '{path}' has shape {jnp.shape(update)}, the {what} have "
-                f"shape {jnp.shape(other)} there: call `tx.init` again for parameters "
+                f"Gradient '{path}' has shape {_shape(update)}, the {what} have "
+                f"shape {_shape(other)} there: call `tx.init` again for parameters "
                 "of another shape, or give the gradient of the loss, not of a batch."
+            )
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return leaf.shape if isinstance(leaf, RowSlices) else jnp.shape(leaf)
+
+
+def check_accumulates(path: str, g: Any, total: Any) -> None:
+    """Rows are accumulated as rows, in the room that was made for them at `init`."""
+    if isinstance(g, RowSlices) and not isinstance(total, RowSlices):
+        raise ValueError(
+            f"Gradient '{path}' comes by rows, and gradients are accumulated: say how "
+            "many rows the micro-steps of one update touch at the most, with "
+            f"`rows={{'{path}': n}}` (of the factory: `accumulate_rows`)."
+        )
+    if isinstance(total, RowSlices) and not isinstance(g, RowSlices):
+        raise ValueError(
+            f"Gradient '{path}' is dense, and is to be accumulated by rows (`rows`, "
+            "`accumulate_rows`): leave its path out, or give `RowSlices`."
+        )
+
+
+def check_rows(rows: Mapping[str, int], params: PyTree) -> None:
+    """Every path is that of a table, every room at least one row."""
+    tables = {path: leaf for path, leaf in leaves_with_paths(params) if leaf is not None}
+    for path, room in rows.items():
+        check_whole_number(f"rows['{path}']", room, least=1)
+        if path not in tables or not jnp.shape(tables[path]):
+            raise ValueError(
+                f"`rows` names '{path}', which is not a parameter with rows. Parameters "
+                f"are {list(tables)}."
             )
 
 

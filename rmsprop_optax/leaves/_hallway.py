@@ -6,9 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._trees import rebuild
+from rmsprop_optax._foundation._row_slices import RowSlices, RowTotals
+from rmsprop_optax._foundation._trees import is_leaf, rebuild
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax._foundation._validation import aligned, check_holds
+from rmsprop_optax._foundation._validation import aligned, check_accumulates, check_holds
+from rmsprop_optax.leaves._rows import (
+    add_rows,
+    keep_padding,
+    map_values,
+    put_rows,
+    take_rows,
+)
 from rmsprop_optax.leaves._storage import real_dtype, wide_dtype
 
 MOMENTS = "parameters that the optimizer state was made for"
@@ -16,7 +24,8 @@ PARAMS = "parameters"
 
 
 def leaf_dtype(leaf: Any) -> jnp.dtype:
-    """The dtype of an update leaf, which may be a Python number."""
+    """The dtype of an update leaf, which may be rows, or a Python number."""
+    leaf = leaf.values if isinstance(leaf, RowSlices) else leaf
     return jnp.dtype(jnp.result_type(leaf))
 
 
@@ -53,9 +62,31 @@ def map_leaves(
     return updates
 
 
+def add_leaves(updates: PyTree, totals: PyTree) -> PyTree:
+    """``totals`` with each gradient added, in the dtype of the total."""
+
+    def add(path: str, g: Any, total: Any) -> Any:
+        if g is None:
+            return total
+        check_accumulates(path, g, total)
+        if isinstance(total, RowTotals):
+            return add_rows(total, g)
+        return (_widen_moment(total, _widen(g, total)) + _widen(g, total)).astype(
+            total.dtype
+        )
+
+    rows = aligned(updates, totals, what=MOMENTS)
+    return rebuild(totals, [add(path, g, total) for path, (g, total) in rows])
+
+
 def wide_leaves(updates: PyTree) -> list[jax.Array]:
     """The gradients there are, in float32 or wider: for a rule on all of them."""
-    return [_widen(g) for g in jax.tree.leaves(updates)]
+    leaves = jax.tree.leaves(updates, is_leaf=is_leaf)
+    return [
+        _widen(g.values if isinstance(g, RowSlices) else g)
+        for g in leaves
+        if g is not None
+    ]
 
 
 def _widen(g: Any, *held: jax.Array) -> jax.Array:
@@ -74,6 +105,33 @@ def _walk(
 ) -> tuple[Any, ...]:
     if g is None:
         return None, *held
+    if isinstance(g, RowSlices):
+        return _walk_rows(rule, path, g, held, read)
+    return _meet(rule, path, g, held, read)
+
+
+def _walk_rows(
+    rule: Callable[..., tuple[jax.Array, ...]],
+    path: str,
+    g: RowSlices,
+    held: list[Any],
+    read: tuple[Any, ...],
+) -> tuple[Any, ...]:
+    """The rows of ``g`` alone meet the rule; all others stay what they are."""
+    rows = [take_rows(m, g) for m in held]
+    update, *new = _meet(rule, path, g.values, rows, tuple(take_rows(p, g) for p in read))
+    kept = (put_rows(m, g, rows) for m, rows in zip(held, new, strict=True))
+    return g.with_values(keep_padding(update, g)), *kept
+
+
+def _meet(
+    rule: Callable[..., tuple[jax.Array, ...]],
+    path: str,
+    g: Any,
+    held: list[Any],
+    read: tuple[Any, ...],
+) -> tuple[Any, ...]:
+    """A dense leaf meets its rule: wide on the way in, as narrow as before afterwards."""
     wide = _widen(g, *held)
     weights = (jnp.asarray(p, leaf_dtype(p)) for p in read)
     update, *new = rule(wide, *(_widen_moment(m, wide) for m in held), *weights)
@@ -87,8 +145,10 @@ def _widen_moment(moment: jax.Array, wide: jax.Array) -> jax.Array:
     return moment.astype(jnp.promote_types(moment.dtype, real_dtype(wide.dtype)))
 
 
-def narrow(update: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def narrow(update: Any, dtype: jnp.dtype) -> Any:
     """``update`` in the gradient's dtype; a complex one stays complex."""
+    if isinstance(update, RowSlices):
+        return map_values(lambda values: narrow(values, dtype), update)
     if jnp.iscomplexobj(update) and not jnp.issubdtype(dtype, jnp.complexfloating):
         return update
     return update.astype(dtype)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._trees import is_none
+from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree, Scalar
 from rmsprop_optax._foundation._validation import check_parameters
 
@@ -23,6 +23,16 @@ def real_dtype(dtype: Any) -> jnp.dtype:
     return jnp.finfo(dtype).dtype
 
 
+def copy_params(params: PyTree) -> PyTree:
+    """The parameters in float32 or wider, in memory of their own."""
+    check_parameters(params)
+
+    def copy_leaf(p: Any) -> jax.Array | None:
+        return None if p is None else jnp.array(p, wide_dtype(jnp.result_type(p)))
+
+    return jax.tree.map(copy_leaf, params, is_leaf=is_leaf)
+
+
 def init_moment(params: PyTree, fill: Scalar = 0.0, *, real: bool = False) -> PyTree:
     """A moment for each parameter: its shape and sharding, its dtype or float32.
 
@@ -36,4 +46,4 @@ def init_moment(params: PyTree, fill: Scalar = 0.0, *, real: bool = False) -> Py
         dtype = wide_dtype(jnp.result_type(p))
         return jnp.full_like(p, fill, dtype=real_dtype(dtype) if real else dtype)
 
-    return jax.tree.map(init_leaf, params, is_leaf=is_none)
+    return jax.tree.map(init_leaf, params, is_leaf=is_leaf)

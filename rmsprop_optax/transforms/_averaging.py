@@ -14,7 +14,7 @@ from rmsprop_optax._foundation._validation import (
     check_has_params,
     check_whole_number,
 )
-from rmsprop_optax.leaves import init_moment, map_moments
+from rmsprop_optax.leaves import copy_params, map_moments
 
 
 class AverageParamsState(NamedTuple):
@@ -22,8 +22,8 @@ class AverageParamsState(NamedTuple):
 
     Attributes:
       count: Calls of ``update`` so far, int32.
-      ema: The average, in the parameter's dtype or float32, whichever is wider; zero
-        before the first call.
+      ema: The average, in the parameter's dtype or float32, whichever is wider; before
+        the first call, the parameters.
     """
 
     count: jax.Array
@@ -43,7 +43,9 @@ def average_params(
     Whenever $(i + 1)$ is a multiple of ``overwrite_frequency``, the update becomes
     $\bar p_t - p$, so that the parameter becomes its average. The clock is
     $i = \lfloor t / \text{every\_k} \rfloor$, with t the calls from 0. Comes last in a
-    chain; $p + u$ is the sum that `optax.apply_updates` makes, in its dtype.
+    chain; $p + u$ is the sum that `optax.apply_updates` makes, in its dtype. Of rows
+    ([`RowSlices`][rmsprop_optax.sparse.RowSlices]), only those move that the step
+    touches; the others keep their average.
 
     Args:
       decay: $\beta$, in [0, 1].
@@ -81,7 +83,7 @@ def average_params(
         check_whole_number("overwrite_frequency", overwrite_frequency, least=1)
 
     def init_fn(params: PyTree) -> AverageParamsState:
-        return AverageParamsState(jnp.zeros([], jnp.int32), ema=init_moment(params))
+        return AverageParamsState(jnp.zeros([], jnp.int32), ema=copy_params(params))
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._trees import is_none
+from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.leaves import leaf_dtype
 
@@ -41,6 +41,6 @@ def zeros_for_missing() -> optax.GradientTransformation:
                 return update
             return jnp.zeros_like(p, dtype=leaf_dtype(p))
 
-        return jax.tree.map(fill, updates, params, is_leaf=is_none), state
+        return jax.tree.map(fill, updates, params, is_leaf=is_leaf), state
 
     return optax.GradientTransformation(optax.init_empty_state, update_fn)

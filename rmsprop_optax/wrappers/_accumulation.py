@@ -1,14 +1,25 @@
 """Gradient accumulation: the mean of k gradients, one update."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._trees import is_leaf, path_of
 from rmsprop_optax._foundation._types import Count, PyTree
-from rmsprop_optax._foundation._validation import check_whole_number
-from rmsprop_optax.leaves import init_moment, map_moments
+from rmsprop_optax._foundation._validation import check_rows, check_whole_number
+from rmsprop_optax.leaves import (
+    add_leaves,
+    as_gradient,
+    empty_rows,
+    init_moment,
+    leaf_dtype,
+    map_values,
+    narrow,
+    no_rows,
+)
 from rmsprop_optax.wrappers._gate import make_or_hold
 
 
@@ -18,7 +29,8 @@ class AccumulateGradientsState(NamedTuple):
     Attributes:
       count: Micro-steps since the last update, int32, from 0 to ``every_k - 1``.
       acc_grads: The sum of the gradients since then, in the parameter's dtype or
-        float32, whichever is wider; exactly zero after an update.
+        float32, whichever is wider; exactly zero after an update. For tables that come
+        by rows, the union of the rows so far.
       inner_state: The state of the transformation inside, which moves at updates only.
     """
 
@@ -28,7 +40,9 @@ class AccumulateGradientsState(NamedTuple):
 
 
 def accumulate_gradients(
-    inner: optax.GradientTransformation, every_k: Count
+    inner: optax.GradientTransformation,
+    every_k: Count,
+    rows: Mapping[str, int] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Runs ``inner`` once every k calls, on the mean of the k gradients.
 
@@ -39,12 +53,18 @@ def accumulate_gradients(
     Args:
       inner: The transformation. Everything in it moves with updates, not with calls.
       every_k: Calls to an update, at least 2.
+      rows: For each table whose gradient comes as
+        [`RowSlices`][rmsprop_optax.sparse.RowSlices], by its path, such as
+        ``encoder/embedding``: how many rows the k calls touch together at the most, for
+        which memory is set aside. k times the ids of a call is always enough; more than
+        there is room for make the update NaN.
 
     Returns:
       A transformation. Extra arguments go to ``inner``, of the k-th call only.
 
     Raises:
-      ValueError: For ``every_k`` less than 2.
+      ValueError: For ``every_k`` less than 2, a path in ``rows`` that is no table, and
+        at the first trace for a gradient by rows whose path is not there.
       TypeError: For ``every_k`` that is not an integer.
 
     Examples:
@@ -62,12 +82,20 @@ def accumulate_gradients(
       Keras 3, `gradient_accumulation_steps`.
     """
     check_whole_number("every_k", every_k, least=2)
+    rooms = dict(rows or {})
     inner = optax.with_extra_args_support(inner)
+
+    def _mean(g: Any, total: Any) -> Any:
+        if g is None:
+            return None
+        dtype = leaf_dtype(g)
+        total = as_gradient(total)
+        return map_values(lambda values: narrow(values / every_k, dtype), total)
 
     def init_fn(params: PyTree) -> AccumulateGradientsState:
         return AccumulateGradientsState(
             count=jnp.zeros([], jnp.int32),
-            acc_grads=init_moment(params),
+            acc_grads=_init_total(params, rooms),
             inner_state=inner.init(params),
         )
 
@@ -80,22 +108,31 @@ def accumulate_gradients(
         emits = state.count + 1 >= every_k
 
         def emit() -> tuple[PyTree, tuple[PyTree, PyTree]]:
-            mean, _ = map_moments(
-                lambda g, acc: ((acc + g) / every_k, acc), updates, state.acc_grads
-            )
+            total = add_leaves(updates, state.acc_grads)
+            mean = jax.tree.map(_mean, updates, total, is_leaf=is_leaf)
             made, inner_state = inner.update(
                 mean, state.inner_state, params, **extra_args
             )
-            return made, (optax.tree.zeros_like(state.acc_grads), inner_state)
+            empty = jax.tree.map(no_rows, state.acc_grads, is_leaf=is_leaf)
+            return made, (empty, inner_state)
 
         def add() -> tuple[PyTree, PyTree]:
-            _, acc_grads = map_moments(
-                lambda g, acc: (g, acc + g), updates, state.acc_grads
-            )
-            return acc_grads, state.inner_state
+            return add_leaves(updates, state.acc_grads), state.inner_state
 
         updates, (acc_grads, inner_state) = make_or_hold(emits, emit, add)
         count = jnp.where(emits, 0, state.count + 1).astype(jnp.int32)
         return updates, AccumulateGradientsState(count, acc_grads, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _init_total(params: PyTree, rooms: dict[str, int]) -> PyTree:
+    """Zeros for each parameter; for a table that comes by rows, room for some of them."""
+    check_rows(rooms, params)
+
+    def init_leaf(path: tuple[Any, ...], zeros: Any) -> Any:
+        room = rooms.get(path_of(path))
+        return zeros if room is None else empty_rows(zeros, room, zeros.dtype)
+
+    # Not made dense first: under `jit` nothing is, and `init` is worth a jit for tables.
+    return jax.tree_util.tree_map_with_path(init_leaf, init_moment(params))

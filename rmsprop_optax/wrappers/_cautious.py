@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._row_slices import RowSlices
+from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.leaves import map_moments
+from rmsprop_optax.leaves import map_values, narrow, touched_size, wide_dtype
 
 
 def cautious(
@@ -42,16 +44,25 @@ def cautious(
     """
     inner = optax.with_extra_args_support(inner)
 
-    def rule(g: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        agrees = ((u * g.conj()).real < 0).astype(u.real.dtype)
-        return g, u * (agrees / jnp.maximum(jnp.mean(agrees), 1e-3))
-
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         made, state = inner.update(updates, state, params, **extra_args)
-        # As a moment beside its gradient: where there is none, it stays what it is.
-        _, made = map_moments(rule, updates, made)
-        return made, state
+        return jax.tree.map(_agreeing, updates, made, is_leaf=is_leaf), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+
+
+def _agreeing(g: Any, made: Any) -> Any:
+    """``made`` where it points against the gradient, grown by what was dropped."""
+    if g is None:
+        return made
+    gradient = g.values if isinstance(g, RowSlices) else g
+
+    def drop(u: jax.Array) -> jax.Array:
+        wide = u.astype(wide_dtype(u.dtype))
+        agrees = (wide * jnp.conj(gradient)).real < 0
+        share = jnp.sum(agrees) / touched_size(g)
+        return narrow(wide * (agrees / jnp.maximum(share, 1e-3)), u.dtype)
+
+    return map_values(drop, made)

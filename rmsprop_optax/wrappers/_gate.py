@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
+from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.leaves import no_rows
 
 
 def make_or_hold(
@@ -21,6 +22,6 @@ def make_or_hold(
     made, _ = jax.eval_shape(make)
 
     def held() -> tuple[PyTree, PyTree]:
-        return jax.tree.map(jnp.zeros_like, made), hold()
+        return jax.tree.map(no_rows, made, is_leaf=is_leaf), hold()
 
     return jax.lax.cond(condition, make, held)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._trees import is_none
+from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.leaves import leaf_dtype, narrow, wide_dtype
+from rmsprop_optax.leaves import leaf_dtype, map_values, narrow, wide_dtype
 
 
 def in_float32(
@@ -42,11 +42,18 @@ def in_float32(
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
-        wide = jax.tree.map(lambda g: jnp.asarray(g, wide_dtype(leaf_dtype(g))), updates)
+        wide = jax.tree.map(_widen, updates, is_leaf=is_leaf)
         made, state = inner.update(wide, state, params, **extra_args)
-        return jax.tree.map(_round_to, updates, made, is_leaf=is_none), state
+        return jax.tree.map(_round_to, updates, made, is_leaf=is_leaf), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+
+
+def _widen(update: Any) -> Any:
+    dtype = None if update is None else wide_dtype(leaf_dtype(update))
+    return (
+        map_values(lambda values: jnp.asarray(values, dtype), update) if dtype else None
+    )
 
 
 def _round_to(update: Any, made: PyTree) -> PyTree:

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._trees import is_none
+from rmsprop_optax._foundation._row_slices import RowSlices
+from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.leaves import leaf_dtype, map_values
 
 
 class RealPair(NamedTuple):
@@ -59,18 +61,20 @@ def split_complex(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         if params is None:
-            updates = jax.tree.map(_split, updates)
+            updates = jax.tree.map(_split, updates, is_leaf=is_leaf)
         else:
-            updates = jax.tree.map(_split_as, updates, params, is_leaf=is_none)
+            updates = jax.tree.map(_split_as, updates, params, is_leaf=is_leaf)
             params = jax.tree.map(_split, params)
         made, state = inner.update(updates, state, params, **extra_args)
-        return jax.tree.map(_join, made, is_leaf=_is_pair), state
+        return jax.tree.map(_join, made, is_leaf=_is_pair_or_leaf), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _split(leaf: Any) -> Any:
-    return RealPair(jnp.real(leaf), jnp.imag(leaf)) if jnp.iscomplexobj(leaf) else leaf
+    if leaf is None or not jnp.issubdtype(leaf_dtype(leaf), jnp.complexfloating):
+        return leaf
+    return RealPair(map_values(jnp.real, leaf), map_values(jnp.imag, leaf))
 
 
 def _split_as(update: Any, p: PyTree) -> Any:
@@ -79,15 +83,17 @@ def _split_as(update: Any, p: PyTree) -> Any:
         return update
     if update is None:
         return RealPair(None, None)
-    return RealPair(jnp.real(update), jnp.imag(update))
+    return RealPair(map_values(jnp.real, update), map_values(jnp.imag, update))
 
 
-def _is_pair(node: Any) -> bool:
-    return isinstance(node, RealPair)
+def _is_pair_or_leaf(node: Any) -> bool:
+    return isinstance(node, RealPair) or is_leaf(node)
 
 
 def _join(node: Any) -> Any:
-    if not _is_pair(node):
+    if not isinstance(node, RealPair):
         return node
     # Not real + 1j * imag, which makes NaN of an infinite part.
+    if isinstance(node.imag, RowSlices):
+        return map_values(lambda real: jax.lax.complex(real, node.imag.values), node.real)
     return None if node.real is None else jax.lax.complex(node.real, node.imag)

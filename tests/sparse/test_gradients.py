@@ -1,0 +1,216 @@
+"""Values and gradients are those of `jax.value_and_grad`, to the bit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rmsprop_optax import sparse
+
+HEIGHT = 50
+
+
+def _params() -> Any:
+    rng = np.random.default_rng(0)
+    return {
+        "encoder": {"embedding": jnp.asarray(rng.normal(size=(HEIGHT, 4)), jnp.float32)},
+        "bias": jnp.asarray(rng.normal(size=HEIGHT), jnp.float32),
+        "dense": jnp.asarray(rng.normal(size=(4, 4)), jnp.float32),
+    }
+
+
+IDS = jnp.array([[3, 3, 49], [0, 7, 3]])
+
+
+def _plain(params: Any, ids: Any) -> Any:
+    rows = sparse.lookup(params["encoder"]["embedding"], ids)
+    return jnp.sum(jnp.tanh(rows @ params["dense"])) + jnp.sum(
+        sparse.lookup(params["bias"], ids[0]) ** 2
+    )
+
+
+def _vmapped(params: Any, ids: Any) -> Any:
+    def one(row: Any) -> Any:
+        return jnp.sum(sparse.lookup(params["encoder"]["embedding"], row) ** 3)
+
+    biases = sparse.lookup(params["bias"], ids)
+    return jnp.sum(jax.vmap(one)(ids) * jnp.max(biases, axis=1))
+
+
+def _scanned(params: Any, ids: Any) -> Any:
+    def step(carry: Any, row: Any) -> Any:
+        rows = sparse.lookup(params["encoder"]["embedding"], row)
+        carry = jnp.tanh(carry @ params["dense"] + rows.sum(0))
+        return carry, sparse.lookup(params["bias"], row[0])
+
+    carry, biases = jax.lax.scan(step, jnp.zeros(4), ids)
+    return jnp.sum(carry**2) + jnp.sum(biases)
+
+
+def _branched(params: Any, ids: Any) -> Any:
+    table = params["encoder"]["embedding"]
+    rows = jax.lax.cond(
+        ids[0, 0] > 2,
+        lambda: sparse.lookup(table, ids[0]),
+        lambda: 2 * sparse.lookup(table, ids[1]),
+    )
+    return jnp.sum(rows**2) + jnp.sum(sparse.lookup(params["bias"], ids))
+
+
+def _announced(params: Any, ids: Any) -> Any:
+    del params
+    return {"encoder/embedding": ids, "bias": [ids, {"again": ids[0]}]}
+
+
+@pytest.mark.parametrize("loss", [_plain, _vmapped, _scanned, _branched])
+@pytest.mark.parametrize("jitted", [False, True])
+def test_equal_to_the_bit(loss: Callable[..., Any], jitted: bool) -> None:
+    wrap = jax.jit if jitted else lambda f: f
+    value, grads = wrap(sparse.value_and_grad(loss, _announced))(_params(), IDS)
+    dense_value, dense = wrap(jax.value_and_grad(loss))(_params(), IDS)
+    assert value == dense_value
+    for path in (("encoder", "embedding"), ("bias",)):
+        mine, theirs = grads, dense
+        for key in path:
+            mine, theirs = mine[key], theirs[key]
+        assert isinstance(mine, sparse.RowSlices)
+        np.testing.assert_array_equal(mine.to_dense(), theirs)
+    np.testing.assert_array_equal(grads["dense"], dense["dense"])
+
+
+def test_aux_keywords_and_tables_that_stay_dense() -> None:
+    def loss(params: Any, *, ids: Any) -> Any:
+        rows = sparse.lookup(params["encoder"]["embedding"], ids)
+        return jnp.sum(rows), {"rows": rows}
+
+    grad_fn = sparse.value_and_grad(
+        loss, lambda params, *, ids: {"encoder/embedding": ids}, has_aux=True
+    )
+    (value, aux), grads = grad_fn(_params(), ids=IDS)
+    assert value == jnp.sum(aux["rows"])
+    assert aux["rows"].shape == (2, 3, 4)
+    assert grads["bias"].shape == (HEIGHT,)
+    assert grads["encoder"]["embedding"].indices.tolist() == [0, 3, 7, 49, 50, 50]
+
+
+@pytest.mark.parametrize("ids", [np.zeros((0,), int), np.full(5, 7), np.array(3)])
+def test_no_ids_equal_ids_and_one_id(ids: Any) -> None:
+    def loss(params: Any, ids: Any) -> Any:
+        return jnp.sum(sparse.lookup(params["t"], ids) ** 2)
+
+    params = {"t": jnp.arange(20.0).reshape(10, 2)}
+    value, grads = sparse.value_and_grad(loss, lambda p, ids: {"t": ids})(params, ids)
+    dense_value, dense = jax.value_and_grad(loss)(params, ids)
+    assert value == dense_value
+    np.testing.assert_array_equal(grads["t"].to_dense(), dense["t"])
+
+
+def test_no_gradient_as_large_as_the_table_is_made() -> None:
+    def loss(params: Any, ids: Any) -> Any:
+        return jnp.sum(sparse.lookup(params["t"], ids) ** 2)
+
+    params = {"t": jnp.zeros((100_000, 8))}
+    compiled = jax.jit(sparse.value_and_grad(loss, lambda p, ids: {"t": ids})).lower(
+        params, jnp.zeros(16, int)
+    )
+    memory = compiled.compile().memory_analysis()
+    assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 100_000
+
+
+def test_a_table_that_is_used_as_a_whole_is_an_error() -> None:
+    uses = [
+        lambda table: jnp.dot(jnp.ones(4), table.T),
+        lambda table: table @ jnp.ones(4),
+        lambda table: jnp.ones(HEIGHT) @ table,
+        lambda table: jnp.sum(table),
+        lambda table: table[0],
+        lambda table: table + 1.0,
+        lambda table: table.mean(),
+    ]
+    for use in uses:
+
+        def loss(params: Any, ids: Any, use: Any = use) -> Any:
+            rows = sparse.lookup(params["encoder"]["embedding"], ids)
+            return jnp.sum(rows) + jnp.sum(use(params["encoder"]["embedding"]))
+
+        grad_fn = sparse.value_and_grad(loss, lambda p, ids: {"encoder/embedding": ids})
+        with pytest.raises((TypeError, AttributeError), match="leave it out of `ids`"):
+            grad_fn(_params(), IDS)
+
+
+def test_a_penalty_over_all_leaves_is_an_error_too() -> None:
+    def loss(params: Any, ids: Any) -> Any:
+        rows = sparse.lookup(params["encoder"]["embedding"], ids)
+        penalty = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+        return jnp.sum(rows) + penalty
+
+    grad_fn = sparse.value_and_grad(loss, lambda p, ids: {"encoder/embedding": ids})
+    with pytest.raises((TypeError, ValueError), match="key<indices of RowSlices"):
+        grad_fn(_params(), IDS)
+
+
+def test_a_table_says_its_shape_and_dtype() -> None:
+    def loss(params: Any, ids: Any) -> Any:
+        table = params["encoder"]["embedding"]
+        assert table.shape == (HEIGHT, 4)
+        assert table.dtype == jnp.float32
+        assert not hasattr(table, "T")
+        return jnp.sum(sparse.lookup(table, ids))
+
+    sparse.value_and_grad(loss, lambda p, ids: {"encoder/embedding": ids})(_params(), IDS)
+
+
+def test_ids_that_were_not_announced_make_nan() -> None:
+    def loss(params: Any, ids: Any) -> Any:
+        return jnp.sum(sparse.lookup(params["bias"], ids))
+
+    grad_fn = jax.jit(sparse.value_and_grad(loss, lambda p, ids: {"bias": ids[:1]}))
+    assert np.isnan(grad_fn(_params(), jnp.array([3, 4]))[0])
+    assert np.isfinite(grad_fn(_params(), jnp.array([3, 3]))[0])
+
+
+def test_ids_outside_of_the_table() -> None:
+    table = jnp.ones((10, 2))
+    for known in ([-1], [10]):
+        with pytest.raises(
+            ValueError, match=f"Row {known[0]} is outside of a table of 10"
+        ):
+            sparse.lookup(table, jnp.array(known))
+        grad_fn = sparse.value_and_grad(
+            lambda p: 0.0, lambda p, i=known: {"t": np.array(i)}
+        )
+        with pytest.raises(ValueError, match=f"Row {known[0]} is outside"):
+            grad_fn({"t": table})
+    traced = jax.jit(lambda ids: sparse.lookup(table, ids))(jnp.array([-1, 10, 9]))
+    assert np.isnan(traced[:2]).all()
+    assert np.isfinite(traced[2]).all()
+
+    def loss(params: Any, ids: Any) -> Any:
+        rows = sparse.lookup(params["t"], ids)
+        return jnp.sum(jnp.where(jnp.isnan(rows), 0.0, rows))
+
+    grad_fn = jax.jit(sparse.value_and_grad(loss, lambda p, ids: {"t": ids}))
+    _, grads = grad_fn({"t": table}, jnp.array([-1, 10, 9]))
+    np.testing.assert_array_equal(grads["t"].to_dense()[:9], 0.0)
+    np.testing.assert_array_equal(grads["t"].to_dense()[9], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("announced", "error", "words"),
+    [
+        ({"embedding": [1]}, ValueError, r"`ids` names 'embedding'.*encoder/embedding"),
+        ({"bias": [1.5]}, TypeError, "ids of 'bias' must be integers, got float32"),
+    ],
+)
+def test_what_is_announced_must_fit(announced: Any, error: Any, words: str) -> None:
+    grad_fn = sparse.value_and_grad(lambda p: 0.0, lambda p: announced)
+    with pytest.raises(error, match=words):
+        grad_fn(_params())
+
+
+def test_float_ids_are_refused() -> None:
+    with pytest.raises(TypeError, match="Ids must be integers, got float32"):
+        sparse.lookup(jnp.ones((3, 2)), jnp.array([0.5]))
