@@ -1,0 +1,70 @@
+"""The notebooks are committed as they ran, and they run again from a fresh kernel."""
+
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+SECONDS_A_CELL = 600
+# What conftest.py sets for tests; a reader's kernel has neither.
+ONLY_FOR_TESTS = ("JAX_NUM_CPU_DEVICES", "MPLBACKEND")
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+
+
+@every_notebook
+def test_a_committed_notebook_has_the_outputs_of_each_cell(path: Path) -> None:
+    assert _problems(json.loads(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # those of Jupyter itself, outside of the kernel
+@every_notebook
+def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
+    nbformat, nbclient = _jupyter("nbformat", "nbclient")
+    copy = shutil.copy(path, tmp_path)
+    notebook = nbformat.read(copy, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=SECONDS_A_CELL,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
+    )
+    kept = {name: x for name, x in os.environ.items() if name not in ONLY_FOR_TESTS}
+    client.execute(env=kept)
+    assert _problems(notebook) == []
+
+
+def _problems(notebook: dict[str, Any]) -> list[str]:
+    """What a notebook that ran well and shows it does not have."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    found = [] if cells else ["no code"]
+    for number, cell in enumerate(cells, start=1):
+        if not cell["outputs"]:
+            found.append(f"code cell {number} has no output")
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                found.append(f"code cell {number}: {output['ename']}")
+            if output.get("name") == "stderr":
+                found.append(f"code cell {number} warns: {''.join(output['text'])}")
+    return found
+
+
+def _jupyter(*names: str) -> list[Any]:
+    """Its modules; without them the test is skipped, but never in CI."""
+    for name in (*names, "ipykernel"):
+        if importlib.util.find_spec(name) is None:
+            reason = f"needs {name}: pip install '.[notebooks]'"
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+    return [importlib.import_module(name) for name in names]
