@@ -7,8 +7,11 @@ for chains of your own.
 from importlib.metadata import version as _version
 
 from rmsprop_optax import dialects, interchange, sparse
+from rmsprop_optax._apply_updates import apply_updates_stochastic
 from rmsprop_optax._describe import describe
 from rmsprop_optax._rmsprop import rmsprop
+from rmsprop_optax._state_bytes import StateBytes, state_bytes
+from rmsprop_optax.leaves import MomentStorage
 from rmsprop_optax.transforms._averaging import (
     AverageParamsState,
     average_params,
@@ -59,14 +62,17 @@ __all__ = [
     "AverageParamsState",
     "DecayWeightsState",
     "DynamicLossScaleState",
+    "MomentStorage",
     "RealPair",
     "ScaleByLearningRateState",
     "ScaleByRmsState",
     "ScaleByStddevState",
     "SkipNonfiniteState",
+    "StateBytes",
     "UnscaleLossState",
     "accumulate_gradients",
     "add_decayed_weights",
+    "apply_updates_stochastic",
     "average_params",
     "cautious",
     "clip_by_global_norm",
@@ -89,6 +95,7 @@ __all__ = [
     "skip_nonfinite",
     "sparse",
     "split_complex",
+    "state_bytes",
     "trace",
     "unscale_loss",
     "zeros_for_missing",

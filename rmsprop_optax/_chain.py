@@ -87,12 +87,14 @@ def _descent(formula: Formula) -> Transforms:
             formula.initial_scale,
             formula.eps_in_sqrt,
             formula.bias_correction,
+            formula.moment_storage,
         ),
         scale_by_learning_rate(_at_micro_steps(formula.learning_rate, formula)),
     ]
     if is_on(formula.momentum):
         place = len(stages) if formula.lr_in_momentum else 1
-        stages.insert(place, trace(formula.momentum, formula.nesterov))
+        momentum = trace(formula.momentum, formula.nesterov, formula.moment_storage)
+        stages.insert(place, momentum)
     return [cautious(optax.chain(*stages))] if formula.cautious else stages
 
 

@@ -4,13 +4,16 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from rmsprop_optax._chain import Rmsprop
 from rmsprop_optax._formula import Formula, is_on
+from rmsprop_optax.leaves import ONE_BYTE
 
 _WIDTH = 34
+_ROUNDED = {"random": "at random", "nearest": "to the nearest"}
 
 
 def describe(tx_or_dialect: Rmsprop | Callable[..., Any]) -> str:
@@ -152,6 +155,10 @@ def _parameter_lines(f: Formula) -> Iterator[tuple[str, str]]:
         yield "p = a", f"every {_number(f.ema_overwrite_frequency)} iterations"
     if f.split_complex:
         yield "complex p", "two parameters, its real and its imaginary part"
+    if f.moment_storage is not None:
+        kind = f.moment_storage.kind
+        kept = "one byte a value" if kind == ONE_BYTE else jnp.dtype(kind).name
+        yield "moments", f"kept as {kept}, rounded {_ROUNDED[f.moment_storage.rounding]}"
     if f.skip_nonfinite:
         yield "g infinite or NaN", "the call is dropped"
 

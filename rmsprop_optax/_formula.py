@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from rmsprop_optax._foundation._types import Count, LearningRate, Mask, Scalar
+from rmsprop_optax.leaves import MomentStorage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Formula:
       accumulate_rows: By the path of a table, the rows that these calls touch at most.
       split_complex: Whether the parts of a complex number are two real numbers.
       skip_nonfinite: Whether calls with gradients that are not finite are dropped.
+      moment_storage: How moments are kept between steps; None: in full.
     """
 
     source: str
@@ -72,6 +74,7 @@ class Formula:
     accumulate_rows: Mapping[str, int] | None = None
     split_complex: bool = False
     skip_nonfinite: bool = False
+    moment_storage: MomentStorage | None = None
 
 
 def is_on(value: Scalar | None) -> TypeGuard[Scalar]:

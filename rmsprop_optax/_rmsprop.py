@@ -22,6 +22,7 @@ from rmsprop_optax._foundation._validation import (
     check_positive,
     check_whole_number,
 )
+from rmsprop_optax.leaves import Storage, as_storage
 
 
 def rmsprop(
@@ -48,6 +49,7 @@ def rmsprop(
     bias_correction: bool = False,
     skip_nonfinite: bool = False,
     accumulate_rows: Mapping[str, int] | None = None,
+    moment_storage: Storage = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""RMSprop with the arguments, the defaults and the numbers of Keras 3.
 
@@ -105,6 +107,9 @@ def rmsprop(
       accumulate_rows: Where gradients are accumulated and some come as
         [`RowSlices`][rmsprop_optax.sparse.RowSlices]: by the path of each such table, how
         many rows the k calls touch together at the most.
+      moment_storage: How moments are kept between steps: a
+        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
+        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
 
     Returns:
       A transformation: ``init(params)``, and ``update(grads, state, params)``, where
@@ -161,6 +166,7 @@ def rmsprop(
             gradient_accumulation_steps=gradient_accumulation_steps,
             skip_nonfinite=skip_nonfinite,
             accumulate_rows=accumulate_rows,
+            moment_storage=as_storage(moment_storage),
         )
     )
 

@@ -6,12 +6,13 @@ from typing import Any
 import jax
 
 from rmsprop_optax._foundation._row_slices import RowSlices
+from rmsprop_optax._foundation._stored import is_stored
 from rmsprop_optax._foundation._types import PyTree
 
 
 def is_leaf(node: Any) -> bool:
     """Whether a node of a tree of gradients is one leaf, whatever is inside of it."""
-    return node is None or isinstance(node, RowSlices)
+    return node is None or isinstance(node, RowSlices) or is_stored(node)
 
 
 def path_of(key_path: tuple[Any, ...]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from jax.core import Tracer
 
 from rmsprop_optax._foundation._row_slices import RowSlices
+from rmsprop_optax._foundation._stored import BlockCodes, is_stored
 from rmsprop_optax._foundation._trees import align, leaves_with_paths
 from rmsprop_optax._foundation._types import PyTree
 
@@ -148,6 +149,39 @@ def count_required_arguments(name: str, function: Callable[..., Any]) -> int:
     return required
 
 
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    if value not in choices:
+        listed = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"`{name}` must be {listed}, got {value!r}.")
+
+
+def check_float_dtype(name: str, value: Any, other: str) -> None:
+    """A real floating dtype, where a name like ``other`` was possible too."""
+    expected = f'`{name}` must be "{other}" or a floating dtype like "bfloat16"'
+    if isinstance(value, (jax.Array, np.ndarray)):
+        raise TypeError(
+            f"{expected}, got an array: `optax.inject_hyperparams` takes `jnp.bfloat16` "
+            'for a schedule; give it the name, "bfloat16".'
+        )
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        raise ValueError(f"{expected}, got {value!r}.") from None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{expected}, got {value!r}, which is {dtype}.")
+
+
+def check_can_hold(path: str, dtype: Any, kind: Any) -> None:
+    """What keeps real numbers can't keep a complex moment."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(
+            f"The moment of parameter '{path}' is {dtype}, which can't be kept as "
+            f"{kind!r}: keep it as it is with `MomentStorage(..., keep_wide=lambda path, "
+            "param: jnp.iscomplexobj(param))`, or make the parameter two real ones with "
+            "`split_complex`."
+        )
+
+
 def check_parameters(params: PyTree) -> None:
     """Every leaf is None or a floating-point or complex array."""
     for path, leaf in leaves_with_paths(params):
@@ -233,7 +267,8 @@ def _check_leaf(path: str, update: Any, others: list[Any], what: str) -> None:
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:
-    return leaf.shape if isinstance(leaf, RowSlices) else jnp.shape(leaf)
+    has_shape = isinstance(leaf, RowSlices) or is_stored(leaf)
+    return leaf.shape if has_shape else jnp.shape(leaf)
 
 
 def check_accumulates(path: str, g: Any, total: Any) -> None:
@@ -260,6 +295,18 @@ def check_rows(rows: Mapping[str, int], params: PyTree) -> None:
             raise ValueError(
                 f"`rows` names '{path}', which is not a parameter with rows. Parameters "
                 f"are {list(tables)}."
+            )
+
+
+def check_has_rows(path: str, held: list[Any]) -> None:
+    """Blocks that reach over rows can't be changed row by row."""
+    for moment in held:
+        if isinstance(moment, BlockCodes) and len(moment.shape) == 1:
+            raise ValueError(
+                f"Gradient '{path}' comes by rows of one value each, and its moments are "
+                "kept in one byte, in blocks that reach over rows: keep them as they are "
+                "with `MomentStorage(..., keep_wide=lambda path, param: "
+                f"path == '{path}')`."
             )
 
 

@@ -12,6 +12,8 @@ from rmsprop_optax.transforms._weight_decay import exclude_paths
 # What this task likes; everything else has the factory's own default.
 TUNED = {"learning_rate": 5e-4, "momentum": 0.9}
 WHOLE_NUMBERS = {"ema_overwrite_frequency", "gradient_accumulation_steps"}
+TEXTS = {"name", "moment_storage"}
+NO_FLAGS = {"accumulate_rows"}  # this network has no table that is looked up by rows
 # Which run it is, and how it is started, is not part of what it is.
 NOT_SETTINGS = {"folder", "resume"}
 # A resumed run may change these; all else would make another run of it.
@@ -68,6 +70,8 @@ def _at_least_one(text: str) -> int:
 
 def _add_factory_flags(group: Any) -> None:
     for name, parameter in inspect.signature(rmsprop).parameters.items():
+        if name in NO_FLAGS:
+            continue
         flag = f"--{name.replace('_', '-')}"
         default = TUNED.get(name, parameter.default)
         text = f"{name} of rmsprop() (default: %(default)s)"
@@ -78,7 +82,7 @@ def _add_factory_flags(group: Any) -> None:
             action = argparse.BooleanOptionalAction
             group.add_argument(flag, action=action, default=default, help=text)
         else:
-            kind = int if name in WHOLE_NUMBERS else str if name == "name" else float
+            kind = int if name in WHOLE_NUMBERS else str if name in TEXTS else float
             group.add_argument(flag, type=kind, default=default, metavar="X", help=text)
 
 
@@ -86,7 +90,7 @@ def make_optimizers(
     flags: argparse.Namespace,
 ) -> dict[str, optax.GradientTransformationExtraArgs]:
     """`rmsprop()` as the flags ask for it, and with `--compare` its peers."""
-    names = inspect.signature(rmsprop).parameters
+    names = inspect.signature(rmsprop).parameters.keys() - NO_FLAGS
     arguments = {name: getattr(flags, name) for name in names}
     patterns = arguments["weight_decay_mask"]
     try:

@@ -10,6 +10,7 @@ from rmsprop_optax._foundation._validation import (
     check_flag,
     check_non_negative,
 )
+from rmsprop_optax.leaves import Storage, as_storage
 
 
 def optax(
@@ -22,6 +23,8 @@ def optax(
     momentum: Scalar | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
+    *,
+    moment_storage: Storage = None,
 ) -> Rmsprop:
     r"""`optax.rmsprop`, with its arguments and its numbers.
 
@@ -44,6 +47,9 @@ def optax(
       nesterov: Whether the momentum is Nesterov's. Without momentum it has no effect, as
         in Optax.
       bias_correction: Whether the moments are divided by $1 - \rho^t$.
+      moment_storage: How moments are kept between steps: a
+        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
+        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
 
     Returns:
       A transformation.
@@ -77,6 +83,7 @@ def optax(
             bias_correction=bias_correction,
             momentum=momentum,
             nesterov=nesterov,
+            moment_storage=as_storage(moment_storage),
         )
     )
 

@@ -11,6 +11,7 @@ from rmsprop_optax._foundation._validation import (
     check_name,
     check_non_negative,
 )
+from rmsprop_optax.leaves import Storage, as_storage
 
 
 def tf1(
@@ -21,6 +22,8 @@ def tf1(
     use_locking: bool = False,
     centered: bool = False,
     name: str = "RMSProp",
+    *,
+    moment_storage: Storage = None,
 ) -> Rmsprop:
     r"""`tf.compat.v1.train.RMSPropOptimizer`, with its arguments and its numbers.
 
@@ -42,6 +45,9 @@ def tf1(
       use_locking: Accepted, and without effect: there are no locks in JAX.
       centered: Whether the variance is taken instead of the mean square.
       name: The label of the step in traces and profiles (`jax.named_scope`).
+      moment_storage: How moments are kept between steps: a
+        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
+        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
 
     Returns:
       A transformation.
@@ -74,6 +80,7 @@ def tf1(
             initial_scale=1.0,
             centered=centered,
             momentum=momentum,
+            moment_storage=as_storage(moment_storage),
         )
     )
 

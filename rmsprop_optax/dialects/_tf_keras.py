@@ -13,6 +13,7 @@ from rmsprop_optax._foundation._validation import (
     check_non_negative,
     check_positive,
 )
+from rmsprop_optax.leaves import Storage, as_storage
 
 _DEFAULT_EPSILON = 1e-7
 
@@ -29,6 +30,7 @@ def tf_keras(
     clipvalue: Scalar | None = None,
     global_clipnorm: Scalar | None = None,
     decay: Scalar = 0.0,
+    moment_storage: Storage = None,
 ) -> Rmsprop:
     r"""`tf.keras.optimizers.RMSprop` of tf.keras up to 2.10, arguments and numbers.
 
@@ -55,6 +57,9 @@ def tf_keras(
         before either norm.
       global_clipnorm: Largest norm of all gradients together; not with ``clipnorm``.
       decay: At least 0; the learning rate is divided by $1 + \text{decay} \cdot t$.
+      moment_storage: How moments are kept between steps: a
+        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
+        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
 
     Returns:
       A transformation.
@@ -94,6 +99,7 @@ def tf_keras(
             clipvalue=clipvalue,
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,
+            moment_storage=as_storage(moment_storage),
         )
     )
 

@@ -14,6 +14,7 @@ from rmsprop_optax._foundation._validation import (
     check_non_negative,
     check_positive,
 )
+from rmsprop_optax.leaves import Storage, as_storage
 
 
 def timm(
@@ -30,6 +31,7 @@ def timm(
     foreach: bool | None = None,
     *,
     max_lr: Scalar | None = None,
+    moment_storage: Storage = None,
 ) -> Rmsprop:
     r"""`timm.optim.RMSpropTF`, with its arguments and its numbers.
 
@@ -57,6 +59,9 @@ def timm(
       foreach: Accepted, and without effect: XLA fuses the leaves as it sees fit.
       max_lr: $\eta_\text{max}$. timm takes the ``lr`` that its constructor got; give it
         where ``lr`` is a callable. Not an argument of timm.
+      moment_storage: How moments are kept between steps: a
+        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
+        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
 
     Returns:
       A transformation; ``params`` are needed at updates with ``weight_decay``.
@@ -96,6 +101,7 @@ def timm(
             coupled_decay=None if decoupled_decay else weight_decay,
             weight_decay=weight_decay if decoupled_decay else None,
             decay_rate=_corrected(lr, max_lr) if corrects else None,
+            moment_storage=as_storage(moment_storage),
         )
     )
 

@@ -10,6 +10,7 @@ from rmsprop_optax._foundation._validation import (
     check_flag,
     check_non_negative,
 )
+from rmsprop_optax.leaves import Storage, as_storage
 
 
 def torch(
@@ -23,6 +24,8 @@ def torch(
     foreach: bool | None = None,
     maximize: bool = False,
     differentiable: bool = False,
+    *,
+    moment_storage: Storage = None,
 ) -> Rmsprop:
     r"""`torch.optim.RMSprop`, with its arguments and its numbers.
 
@@ -52,6 +55,9 @@ def torch(
       foreach: Accepted, and without effect: XLA fuses the leaves as it sees fit.
       maximize: Whether to go up the gradient.
       differentiable: Accepted, and without effect: JAX derives through any step.
+      moment_storage: How moments are kept between steps: a
+        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
+        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
 
     Returns:
       A transformation; ``params`` are needed at updates with ``weight_decay``, and for
@@ -96,6 +102,7 @@ def torch(
             maximize=maximize,
             coupled_decay=weight_decay,
             split_complex=True,
+            moment_storage=as_storage(moment_storage),
         )
     )
 

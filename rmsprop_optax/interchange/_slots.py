@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rmsprop_optax._foundation._stored import is_stored
 from rmsprop_optax._foundation._trees import path_of
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._moments import Leaves, mean_square, variance
+from rmsprop_optax.leaves import read_moment, write_moment
 from rmsprop_optax.transforms._averaging import AverageParamsState
 from rmsprop_optax.transforms._centered import ScaleByStddevState
 from rmsprop_optax.transforms._learning_rate import ScaleByLearningRateState
@@ -184,7 +186,8 @@ def _inject(node: Any, slots: Slots) -> Any:
 
 
 def _is_parameter(node: Any) -> bool:
-    return node is None or isinstance(node, (RealPair, optax.MaskedNode))
+    alone = isinstance(node, (RealPair, optax.MaskedNode)) or is_stored(node)
+    return node is None or alone
 
 
 def _parameters(moments: PyTree) -> Iterator[tuple[str, Any]]:
@@ -207,9 +210,7 @@ def _collect(
                 f"The state holds two {slot} for the parameter '{path}': give the state "
                 "of one optimizer."
             )
-        pair = isinstance(node, RealPair)
-        array = np.asarray(jax.lax.complex(node.real, node.imag) if pair else node)
-        leaves[path] = change(path, array)
+        leaves[path] = change(path, _values(node))
     return leaves
 
 
@@ -219,10 +220,24 @@ def _fill(moments: PyTree, leaves: Leaves) -> PyTree:
             return node
         new = leaves[path_of(path)]
         if isinstance(node, RealPair):
-            return RealPair(_as(node.real, np.real(new)), _as(node.imag, np.imag(new)))
-        return _as(node, new)
+            return RealPair(_put(node.real, np.real(new)), _put(node.imag, np.imag(new)))
+        return _put(node, new)
 
     return jax.tree_util.tree_map_with_path(put, moments, is_leaf=_is_parameter)
+
+
+def _values(node: Any) -> np.ndarray:
+    if isinstance(node, RealPair):
+        node = jax.lax.complex(read_moment(node.real), read_moment(node.imag))
+        return np.asarray(node)
+    return np.asarray(read_moment(node))
+
+
+def _put(held: Any, new: Any) -> Any:
+    """``new``, kept as ``held`` is."""
+    if not is_stored(held):
+        return _as(held, new)
+    return jax.tree.map(_as, held, write_moment(held, jnp.asarray(new)))
 
 
 def _as(old: jax.Array, new: Any) -> jax.Array:

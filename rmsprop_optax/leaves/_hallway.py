@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from rmsprop_optax._foundation._row_slices import RowSlices, RowTotals
 from rmsprop_optax._foundation._trees import is_leaf, rebuild
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax._foundation._validation import aligned, check_accumulates, check_holds
+from rmsprop_optax._foundation._validation import (
+    aligned,
+    check_accumulates,
+    check_has_rows,
+    check_holds,
+)
+from rmsprop_optax.leaves._blocks import blocks_of
+from rmsprop_optax.leaves._dtypes import real_dtype, wide_dtype
 from rmsprop_optax.leaves._rows import (
     add_rows,
     keep_padding,
@@ -17,7 +24,7 @@ from rmsprop_optax.leaves._rows import (
     put_rows,
     take_rows,
 )
-from rmsprop_optax.leaves._storage import real_dtype, wide_dtype
+from rmsprop_optax.leaves._stored import keep_moment, open_moment
 
 MOMENTS = "parameters that the optimizer state was made for"
 PARAMS = "parameters"
@@ -118,6 +125,7 @@ def _walk_rows(
     read: tuple[Any, ...],
 ) -> tuple[Any, ...]:
     """The rows of ``g`` alone meet the rule; all others stay what they are."""
+    check_has_rows(path, held)
     rows = [take_rows(m, g) for m in held]
     update, *new = _meet(rule, path, g.values, rows, tuple(take_rows(p, g) for p in read))
     kept = (put_rows(m, g, rows) for m, rows in zip(held, new, strict=True))
@@ -132,13 +140,15 @@ def _meet(
     read: tuple[Any, ...],
 ) -> tuple[Any, ...]:
     """A dense leaf meets its rule: wide on the way in, as narrow as before afterwards."""
-    wide = _widen(g, *held)
-    weights = (jnp.asarray(p, leaf_dtype(p)) for p in read)
-    update, *new = rule(wide, *(_widen_moment(m, wide) for m in held), *weights)
-    for old, moment in zip(held, new, strict=True):
+    blocks = blocks_of(held)
+    moments = [open_moment(m, blocks) for m in held]
+    wide = blocks.split(_widen(g, *moments))
+    weights = (blocks.split(jnp.asarray(p, leaf_dtype(p))) for p in read)
+    update, *new = rule(wide, *(_widen_moment(m, wide) for m in moments), *weights)
+    for old, moment in zip(moments, new, strict=True):
         check_holds(path, old, moment)
-    kept = (moment.astype(old.dtype) for old, moment in zip(held, new, strict=True))
-    return narrow(update, leaf_dtype(g)), *kept
+    kept = (keep_moment(m, moment, blocks) for m, moment in zip(held, new, strict=True))
+    return narrow(blocks.join(update), leaf_dtype(g)), *kept
 
 
 def _widen_moment(moment: jax.Array, wide: jax.Array) -> jax.Array:

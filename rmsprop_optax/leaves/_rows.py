@@ -13,22 +13,30 @@ from rmsprop_optax._foundation._row_slices import (
     get_rows,
     set_rows,
 )
+from rmsprop_optax._foundation._stored import is_stored
 
 
-def take_rows(held: Any, g: RowSlices) -> jax.Array:
+def take_rows(held: Any, g: RowSlices) -> Any:
     """The rows of a table that ``g`` touches; what the padding gets is of no consequence.
 
     ``held`` may also be rows, those of ``g``: an update beside its gradient.
     """
     if isinstance(held, RowSlices):
         return held.values
+    if is_stored(held):
+        rows = {name: get_rows(x, g.indices) for name, x in held.arrays.items()}
+        return held._replace(**rows)
     return get_rows(jnp.asarray(held), g.indices)
 
 
-def put_rows(held: Any, g: RowSlices, rows: jax.Array) -> Any:
+def put_rows(held: Any, g: RowSlices, rows: Any) -> Any:
     """The table with ``rows`` in the place of those that ``g`` touches."""
     if isinstance(held, RowSlices):
         return held.with_values(rows)
+    if is_stored(held):
+        arrays = held.arrays.items()
+        put = {name: set_rows(x, g.indices, rows.arrays[name]) for name, x in arrays}
+        return rows._replace(**put)
     return set_rows(held, g.indices, rows)
 
 

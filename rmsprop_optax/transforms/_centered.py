@@ -14,7 +14,7 @@ from rmsprop_optax._foundation._validation import (
     check_flag,
     check_non_negative,
 )
-from rmsprop_optax.leaves import init_moment, map_moments
+from rmsprop_optax.leaves import Storage, as_storage, init_moment, map_moments
 
 
 class ScaleByStddevState(NamedTuple):
@@ -39,6 +39,7 @@ def scale_by_stddev(
     initial_scale: Scalar = 0.0,
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
+    moment_storage: Storage = None,
 ) -> optax.GradientTransformation:
     r"""Divides each gradient by the running standard deviation of the gradient.
 
@@ -59,6 +60,9 @@ def scale_by_stddev(
       bias_correction: Whether mean and mean square are both divided by $1 - \rho^t$
         before they are subtracted, as in Optax. Then the first gradient has no
         variance, and the first update is $g_1 / \sqrt{\epsilon}$.
+      moment_storage: How moments are kept between steps: a
+        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
+        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
 
     Returns:
       A transformation. Updates keep their dtype; it computes in float32 or wider.
@@ -86,12 +90,13 @@ def scale_by_stddev(
     check_non_negative("initial_scale", initial_scale)
     check_flag("eps_in_sqrt", eps_in_sqrt)
     check_flag("bias_correction", bias_correction)
+    storage = as_storage(moment_storage)
 
     def init_fn(params: PyTree) -> ScaleByStddevState:
         return ScaleByStddevState(
             count=jnp.zeros([], jnp.int32),
-            mu=init_moment(params),
-            nu=init_moment(params, initial_scale, real=True),
+            mu=init_moment(params, storage=storage),
+            nu=init_moment(params, initial_scale, real=True, storage=storage),
         )
 
     variance = rules.corrected_variance if bias_correction else rules.variance

@@ -6,10 +6,12 @@ import optax
 from rmsprop_optax import rules
 from rmsprop_optax._foundation._types import PyTree, Scalar
 from rmsprop_optax._foundation._validation import check_decay, check_flag
-from rmsprop_optax.leaves import init_moment, map_moments
+from rmsprop_optax.leaves import Storage, as_storage, init_moment, map_moments
 
 
-def trace(decay: Scalar, nesterov: bool = False) -> optax.GradientTransformation:
+def trace(
+    decay: Scalar, nesterov: bool = False, moment_storage: Storage = None
+) -> optax.GradientTransformation:
     r"""Replaces each update by a decaying sum of the updates so far.
 
     $$b_t = \mu\,b_{t-1} + u_t, \qquad \text{update} = b_t
@@ -22,6 +24,9 @@ def trace(decay: Scalar, nesterov: bool = False) -> optax.GradientTransformation
     Args:
       decay: $\mu$, in [0, 1).
       nesterov: Whether the update looks one step ahead.
+      moment_storage: How moments are kept between steps: a
+        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
+        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
 
     Returns:
       A transformation whose state is an `optax.TraceState`. Updates keep their dtype.
@@ -46,9 +51,10 @@ def trace(decay: Scalar, nesterov: bool = False) -> optax.GradientTransformation
     """
     check_decay("decay", decay)
     check_flag("nesterov", nesterov)
+    storage = as_storage(moment_storage)
 
     def init_fn(params: PyTree) -> optax.TraceState:
-        return optax.TraceState(trace=init_moment(params))
+        return optax.TraceState(trace=init_moment(params, storage=storage))
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None

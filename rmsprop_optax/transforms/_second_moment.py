@@ -14,7 +14,7 @@ from rmsprop_optax._foundation._validation import (
     check_flag,
     check_non_negative,
 )
-from rmsprop_optax.leaves import init_moment, map_moments
+from rmsprop_optax.leaves import Storage, as_storage, init_moment, map_moments
 
 
 class ScaleByRmsState(NamedTuple):
@@ -23,7 +23,7 @@ class ScaleByRmsState(NamedTuple):
     Attributes:
       count: Updates so far, int32.
       nu: The running mean of squared gradients, real, in the parameter's dtype or
-        float32, whichever is wider.
+        float32, whichever is wider; or as ``moment_storage`` says.
     """
 
     count: jax.Array
@@ -36,6 +36,7 @@ def scale_by_rms(
     initial_scale: Scalar = 0.0,
     eps_in_sqrt: bool = True,
     bias_correction: bool = False,
+    moment_storage: Storage = None,
 ) -> optax.GradientTransformation:
     r"""Divides each gradient by the root of the running mean of its square.
 
@@ -53,6 +54,9 @@ def scale_by_rms(
       eps_in_sqrt: Whether $\epsilon$ is added inside the root (Keras, TensorFlow 1,
         Optax) or outside (PyTorch).
       bias_correction: Whether $\nu_t$ is divided by $1 - \rho^t$, as in Adam.
+      moment_storage: How moments are kept between steps: a
+        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
+        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
 
     Returns:
       A transformation. Updates keep their dtype; it computes in float32 or wider.
@@ -81,9 +85,10 @@ def scale_by_rms(
     check_non_negative("initial_scale", initial_scale)
     check_flag("eps_in_sqrt", eps_in_sqrt)
     check_flag("bias_correction", bias_correction)
+    storage = as_storage(moment_storage)
 
     def init_fn(params: PyTree) -> ScaleByRmsState:
-        nu = init_moment(params, initial_scale, real=True)
+        nu = init_moment(params, initial_scale, real=True, storage=storage)
         return ScaleByRmsState(count=jnp.zeros([], jnp.int32), nu=nu)
 
     def update_fn(

@@ -1,7 +1,9 @@
 """The one table: every public transformation, in each configuration worth a row."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 import rmsprop_optax as ro
@@ -19,6 +21,16 @@ EVERYTHING = {
     "loss_scale_factor": 8.0,
     "skip_nonfinite": True,
 }
+
+
+def _is_complex(path: str, param: Any) -> bool:
+    del path
+    return jnp.iscomplexobj(param)
+
+
+# However small the leaves: those of the tests are.
+ONE_BYTE = ro.MomentStorage("one_byte", block_size=4, min_size=0, keep_wide=_is_complex)
+BFLOAT16 = ro.MomentStorage("bfloat16", keep_wide=_is_complex)
 
 TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "scale_by_rms": ro.scale_by_rms,
@@ -54,9 +66,12 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "skip_nonfinite": lambda: ro.skip_nonfinite(ro.scale_by_rms()),
     "dynamic_loss_scale": lambda: ro.dynamic_loss_scale(ro.scale_by_rms()),
     "in_float32": lambda: ro.in_float32(ro.scale_by_rms()),
+    "scale_by_rms, one byte": lambda: ro.scale_by_rms(moment_storage=ONE_BYTE),
+    "scale_by_stddev, bfloat16": lambda: ro.scale_by_stddev(moment_storage=BFLOAT16),
     "rmsprop": ro.rmsprop,
     "rmsprop, momentum": lambda: ro.rmsprop(momentum=0.9),
     "rmsprop, everything": lambda: ro.rmsprop(**EVERYTHING),
+    "rmsprop, one byte": lambda: ro.rmsprop(momentum=0.9, moment_storage=ONE_BYTE),
     "tf_keras": lambda: ro.dialects.tf_keras(clipvalue=0.5, clipnorm=1.0, decay=0.1),
     "tf1": lambda: ro.dialects.tf1(0.1, momentum=0.9, centered=True),
     "torch": lambda: ro.dialects.torch(momentum=0.9, weight_decay=0.1, maximize=True),

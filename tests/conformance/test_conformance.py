@@ -169,9 +169,7 @@ def test_a_gradient_that_is_none_leaves_its_leaf(make: Callable[[], Any]) -> Non
     for name in ("nu", "mu", "trace", "acc_grads"):
         for _, moment in optax.tree.get_all_with_path(state, name):
             if isinstance(moment, dict):
-                np.testing.assert_array_equal(
-                    moment["b"], _moment_at_init(make, name)["b"]
-                )
+                chex.assert_trees_all_equal(moment["b"], _moment_at_init(make, name)["b"])
 
 
 def _moment_at_init(make: Callable[[], Any], name: str) -> Any:

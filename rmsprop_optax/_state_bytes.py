@@ -1,0 +1,119 @@
+"""What an optimizer's state weighs, by moment and by leaf."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rmsprop_optax._foundation._stored import is_stored
+from rmsprop_optax._foundation._trees import leaves_with_paths, path_of
+from rmsprop_optax._foundation._types import PyTree
+
+_ROOT = path_of(())
+_Names = tuple[str, ...]
+_Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StateBytes:
+    """The bytes of a state; its ``str`` is a table.
+
+    Attributes:
+      by_leaf: Bytes by moment and parameter: ``{("nu", "encoder/kernel"): 1024}``. What
+        belongs to no parameter has "" there.
+      sizes: How many numbers each parameter has, by its path.
+    """
+
+    by_leaf: Mapping[tuple[str, str], int]
+    sizes: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of the whole state."""
+        return sum(self.by_leaf.values())
+
+    @property
+    def by_moment(self) -> dict[str, int]:
+        """Bytes by the name of the moment."""
+        moments = dict.fromkeys((moment for moment, _ in self.by_leaf), 0)
+        for (moment, _), size in self.by_leaf.items():
+            moments[moment] += size
+        return moments
+
+    @property
+    def per_parameter(self) -> float:
+        """Bytes of state for each number of the parameters; NaN without parameters."""
+        size = sum(self.sizes.values())
+        return self.total / size if size else math.nan
+
+    def __str__(self) -> str:
+        rows = [("moment", "leaf", "bytes", "a parameter")]
+        for (moment, leaf), size in self.by_leaf.items():
+            share = f"{size / self.sizes[leaf]:.2f}" if self.sizes.get(leaf) else ""
+            rows.append((moment, leaf, f"{size:,}", share))
+        rows.append(("total", "", f"{self.total:,}", f"{self.per_parameter:.2f}"))
+        return _table(rows)
+
+
+def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
+    """The bytes that the state of a transformation takes, before there is one.
+
+    Args:
+      tx: Any transformation, also a chain with parts from elsewhere.
+      params: The parameters, or their shapes (`jax.eval_shape`): nothing is allocated.
+
+    Returns:
+      The bytes by moment, by leaf and in total. What is replicated on several devices
+      counts once, as if there were one.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_optax import rmsprop, state_bytes
+      >>> params = {"w": jnp.zeros((100, 10))}
+      >>> found = state_bytes(rmsprop(momentum=0.9, centered=True), params)
+      >>> print(found)
+      moment  leaf   bytes  a parameter
+      mu      w      4,000         4.00
+      nu      w      4,000         4.00
+      trace   w      4,000         4.00
+      count              8
+      total         12,008        12.01
+      >>> found.by_moment["trace"]
+      4000
+    """
+    shapes = {
+        path: jnp.shape(p) for path, p in leaves_with_paths(params) if p is not None
+    }
+    state = jax.eval_shape(tx.init, params)
+    found: dict[tuple[str, str], int] = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(state, is_leaf=is_stored):
+        names = tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
+        place = _place(names, jnp.shape(leaf), shapes)
+        held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(leaf))
+        found[place] = found.get(place, 0) + held
+    in_order = sorted(found, key=lambda place: not place[1])
+    sizes = {path: math.prod(shape) for path, shape in shapes.items()}
+    return StateBytes({place: found[place] for place in in_order}, sizes)
+
+
+def _place(names: _Names, shape: _Shape, shapes: Mapping[str, _Shape]) -> tuple[str, str]:
+    """The moment and the parameter that a leaf of the state is of, by its path."""
+    ends = [(start, stop) for stop in range(len(names) + 1) for start in range(1, stop)]
+    for start, stop in sorted(ends, key=lambda end: (end[0] - end[1], -end[0])):
+        if (path := "/".join(names[start:stop])) in shapes:
+            return names[start - 1], path
+    # One array as parameters has no path; what has its shape is taken for its moment.
+    alone = _ROOT if shapes.get(_ROOT) == shape else ""
+    return names[-1] if names else "state", alone
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = []
+    for moment, leaf, size, share in rows:
+        left = f"{moment:<{widths[0]}}  {leaf:<{widths[1]}}"
+        lines.append(f"{left}  {size:>{widths[2]}}  {share:>{widths[3]}}".rstrip())
+    return "\n".join(lines)
