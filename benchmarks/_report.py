@@ -12,7 +12,15 @@ from typing import Any
 
 from benchmarks._timing import Ratio, Series
 
-PACKAGES = ("rmsprop_optax", "jax", "jaxlib", "optax", "numpy", "tensorflow")
+PACKAGES = (
+    "rmsprop_optax",
+    "jax",
+    "jaxlib",
+    "optax",
+    "numpy",
+    "scikit-learn",
+    "tensorflow",
+)
 HEADER = """\
 | what | here, ms | against | ms | ratio | quartiles | goal | met |
 |---|---|---|---|---|---|---|---|"""

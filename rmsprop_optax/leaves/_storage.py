@@ -22,14 +22,18 @@ class MomentStorage:
 
     ``"one_byte"`` keeps a byte a value and a scale a block. The code $c$ of a value in a
     block with scale $s$ stands for $(c\,s)^2$: of a second moment, the root is kept, in
-    255 steps, the largest of the block being the last. Zero stays zero, and what is not
-    zero never becomes zero. Means and momentum have a sign and 127 steps. Blocks are cut
-    along the last axis, and codes have the shape of the parameter, so its sharding fits.
+    255 steps, the largest of the block being the last. So a root is off by at most one
+    step, $r_\text{max} / 255$ (to the nearest, half of one): 0.4 % for the largest of its
+    block, 4 % for one of a tenth of it. Zero stays zero; what is not zero is at
+    least one step, so no denominator vanishes; what is infinite counts as the largest
+    finite number; NaN makes its block NaN. Means and momentum have a sign and 127 steps.
+    Blocks are cut along the last axis, and codes have the shape of the parameter, so its
+    sharding fits.
 
     Rounding is at random by default, up or down with the probabilities that make it
-    right in expectation. Rounded to the nearest, an average stands still as soon as a
-    step of it is less than half of what the storage can tell apart: bfloat16 with a decay
-    of 0.999, one byte with 0.99.
+    right in expectation. Rounded to the nearest, an average stands still as soon as its
+    steps are less than half of what the storage can tell apart: in bfloat16 with a decay
+    of 0.999, in one byte with 0.99.
 
     What is rounded is what the next step starts from; the update itself is made of
     moments as they were computed, in float32 or wider.
