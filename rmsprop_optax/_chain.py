@@ -57,7 +57,7 @@ def build(formula: Formula) -> Rmsprop:
         )
         step = optax.chain(step, average)
     if formula.skip_nonfinite:
-        step = skip_nonfinite(step)
+        step = skip_nonfinite(step, axis_name=formula.axis_name)
     return _labelled(step, formula)
 
 
@@ -69,9 +69,11 @@ def _gradient(formula: Formula) -> Transforms:
     if formula.clipvalue is not None:
         stages.append(clip_by_value(formula.clipvalue))
     if formula.clipnorm is not None:
-        stages.append(clip_by_norm(formula.clipnorm))
+        stages.append(clip_by_norm(formula.clipnorm, axis_name=formula.axis_name))
     if formula.global_clipnorm is not None:
-        stages.append(clip_by_global_norm(formula.global_clipnorm))
+        stages.append(
+            clip_by_global_norm(formula.global_clipnorm, axis_name=formula.axis_name)
+        )
     if is_on(formula.coupled_decay):
         stages.append(add_decayed_weights(formula.coupled_decay))
     return stages

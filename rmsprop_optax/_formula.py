@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from rmsprop_optax._foundation._types import Count, LearningRate, Mask, Scalar
+from rmsprop_optax._foundation._types import AxisName, Count, LearningRate, Mask, Scalar
 from rmsprop_optax.leaves import MomentStorage
 
 
@@ -43,6 +43,7 @@ class Formula:
       split_complex: Whether the parts of a complex number are two real numbers.
       skip_nonfinite: Whether calls with gradients that are not finite are dropped.
       moment_storage: How moments are kept between steps; None: in full.
+      axis_name: The mesh axes that norms and that verdict are taken over.
     """
 
     source: str
@@ -75,6 +76,7 @@ class Formula:
     split_complex: bool = False
     skip_nonfinite: bool = False
     moment_storage: MomentStorage | None = None
+    axis_name: AxisName | None = None
 
 
 def is_on(value: Scalar | None) -> TypeGuard[Scalar]:

@@ -8,8 +8,9 @@ import optax
 
 from rmsprop_optax._chain import build
 from rmsprop_optax._formula import Formula, is_on
+from rmsprop_optax._foundation._axes import check_axis_name
 from rmsprop_optax._foundation._schedules import check_learning_rate
-from rmsprop_optax._foundation._types import Count, LearningRate, Mask, Scalar
+from rmsprop_optax._foundation._types import AxisName, Count, LearningRate, Mask, Scalar
 from rmsprop_optax._foundation._validation import (
     check_arguments,
     check_at_most_one,
@@ -50,6 +51,7 @@ def rmsprop(
     skip_nonfinite: bool = False,
     accumulate_rows: Mapping[str, int] | None = None,
     moment_storage: Storage = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""RMSprop with the arguments, the defaults and the numbers of Keras 3.
 
@@ -110,6 +112,10 @@ def rmsprop(
       moment_storage: How moments are kept between steps: a
         [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
         or a floating dtype; None: the parameter's dtype or float32, if that is wider.
+      axis_name: Inside of `jax.shard_map`, the mesh axis (or axes) that gradients are
+        sharded over: ``clipnorm`` and ``global_clipnorm`` then measure whole gradients
+        (see [`clip_by_global_norm`][rmsprop_optax.clip_by_global_norm]), and
+        ``skip_nonfinite`` has one verdict for all devices.
 
     Returns:
       A transformation: ``init(params)``, and ``update(grads, state, params)``, where
@@ -167,6 +173,7 @@ def rmsprop(
             skip_nonfinite=skip_nonfinite,
             accumulate_rows=accumulate_rows,
             moment_storage=as_storage(moment_storage),
+            axis_name=axis_name,
         )
     )
 
@@ -192,6 +199,7 @@ _CHECKS = {
     "initial_scale": check_non_negative,
     "bias_correction": check_flag,
     "skip_nonfinite": check_flag,
+    "axis_name": check_axis_name,
 }
 _MAY_BE_NONE = {
     "momentum",
@@ -202,6 +210,7 @@ _MAY_BE_NONE = {
     "ema_overwrite_frequency",
     "loss_scale_factor",
     "gradient_accumulation_steps",
+    "axis_name",
 }
 
 
@@ -216,6 +225,10 @@ def _check_arguments(given: dict[str, Any]) -> None:
     if given["gradient_accumulation_steps"] is None:
         rows = given["accumulate_rows"]
         check_needs("gradient_accumulation_steps", "accumulate_rows", rows, None)
+    measures = ("clipnorm", "global_clipnorm")
+    if not given["skip_nonfinite"] and all(given[name] is None for name in measures):
+        needed = "clipnorm, global_clipnorm or skip_nonfinite"
+        check_needs(needed, "axis_name", given["axis_name"], None)
     if not is_on(given["momentum"]):
         check_needs("momentum > 0", "nesterov", given["nesterov"], False)
     if not is_on(given["weight_decay"]):

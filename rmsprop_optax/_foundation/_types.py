@@ -21,5 +21,8 @@ Schedule: TypeAlias = Callable[[chex.Numeric], chex.Numeric]
 LearningRate: TypeAlias = Scalar | Schedule | Callable[[], Any]
 """A number, a schedule of the step, or a callable without arguments, read live."""
 
+AxisName: TypeAlias = str | tuple[str, ...]
+"""One axis of a mesh (or of a `pmap`) by its name, or several."""
+
 Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree]
 """A tree of booleans (a prefix of the parameters), or a function that makes one."""

@@ -13,7 +13,8 @@ from rmsprop_optax.transforms._weight_decay import exclude_paths
 TUNED = {"learning_rate": 5e-4, "momentum": 0.9}
 WHOLE_NUMBERS = {"ema_overwrite_frequency", "gradient_accumulation_steps"}
 TEXTS = {"name", "moment_storage"}
-NO_FLAGS = {"accumulate_rows"}  # this network has no table that is looked up by rows
+# The demo looks up no table by rows, and trains on one device.
+NOT_FLAGS = {"accumulate_rows", "axis_name"}
 # Which run it is, and how it is started, is not part of what it is.
 NOT_SETTINGS = {"folder", "resume"}
 # A resumed run may change these; all else would make another run of it.
@@ -62,6 +63,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _arguments() -> dict[str, inspect.Parameter]:
+    """Those of the factory that have a flag."""
+    parameters = inspect.signature(rmsprop).parameters
+    return {n: p for n, p in parameters.items() if n not in NOT_FLAGS}
+
+
 def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be an integer, at least 1, got {text!r}")
@@ -69,9 +76,7 @@ def _at_least_one(text: str) -> int:
 
 
 def _add_factory_flags(group: Any) -> None:
-    for name, parameter in inspect.signature(rmsprop).parameters.items():
-        if name in NO_FLAGS:
-            continue
+    for name, parameter in _arguments().items():
         flag = f"--{name.replace('_', '-')}"
         default = TUNED.get(name, parameter.default)
         text = f"{name} of rmsprop() (default: %(default)s)"
@@ -90,8 +95,7 @@ def make_optimizers(
     flags: argparse.Namespace,
 ) -> dict[str, optax.GradientTransformationExtraArgs]:
     """`rmsprop()` as the flags ask for it, and with `--compare` its peers."""
-    names = inspect.signature(rmsprop).parameters.keys() - NO_FLAGS
-    arguments = {name: getattr(flags, name) for name in names}
+    arguments = {name: getattr(flags, name) for name in _arguments()}
     patterns = arguments["weight_decay_mask"]
     try:
         if patterns is not None:

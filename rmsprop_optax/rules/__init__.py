@@ -18,6 +18,7 @@ from rmsprop_optax.rules._dither import dither as dither
 from rmsprop_optax.rules._dither import next_key as next_key
 from rmsprop_optax.rules._dither import unit as unit
 from rmsprop_optax.rules._norm import norm as norm
+from rmsprop_optax.rules._norm import norm_over_devices as norm_over_devices
 from rmsprop_optax.rules._rounding import round_randomly as round_randomly
 from rmsprop_optax.rules._second_moment import second_moment as second_moment
 from rmsprop_optax.rules._trace import trace as trace

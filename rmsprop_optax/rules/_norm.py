@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from rmsprop_optax._foundation._types import AxisName
 from rmsprop_optax.rules._magnitude import safe_sqrt
 
 
@@ -19,15 +20,27 @@ def norm(xs: list[jax.Array]) -> jax.Array:
     return jax.lax.cond(fits, lambda: safe_sqrt(total), lambda: _scaled_norm(parts))
 
 
+def norm_over_devices(local: jax.Array, axis_name: AxisName) -> jax.Array:
+    """The joint norm of what the devices along an axis hold, from the norm of each.
+
+    The same on all of them. In units of the largest, so that no square overflows.
+    """
+    unit = _unit(jax.lax.pmax(jax.lax.stop_gradient(local), axis_name))
+    return safe_sqrt(jax.lax.psum((local / unit) ** 2, axis_name)) * unit
+
+
 def _scaled_norm(parts: list[jax.Array]) -> jax.Array:
     """The norm in units of the largest magnitude.
 
     Not in those of a constant: XLA may turn (c x)(c x) into c^2 (x x), which overflows.
     """
     tops = [jnp.max(jnp.abs(x), initial=0) for x in parts]
-    top = jax.lax.stop_gradient(jnp.max(jnp.stack(tops)))
-    unit = jnp.where(jnp.isfinite(top) & (top > 0), top, 1)
+    unit = _unit(jax.lax.stop_gradient(jnp.max(jnp.stack(tops))))
     return safe_sqrt(_sum_of_squares([x / unit for x in parts])) * unit
+
+
+def _unit(top: jax.Array) -> jax.Array:
+    return jnp.where(jnp.isfinite(top) & (top > 0), top, 1)
 
 
 def _sum_of_squares(parts: list[jax.Array]) -> jax.Array:

@@ -1,13 +1,22 @@
 """Clipping: by value, by the norm of each leaf, by the norm of all leaves together."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from rmsprop_optax import rules
-from rmsprop_optax._foundation._types import PyTree, Scalar
-from rmsprop_optax._foundation._validation import check_positive
+from rmsprop_optax._foundation._axes import (
+    bound_axes,
+    check_axis_name,
+    check_types_tell,
+    varying_axes,
+)
+from rmsprop_optax._foundation._trees import is_leaf
+from rmsprop_optax._foundation._types import AxisName, Mask, PyTree, Scalar
+from rmsprop_optax._foundation._validation import check_needs, check_positive
 from rmsprop_optax.leaves import map_leaves, wide_leaves
 
 
@@ -53,7 +62,9 @@ def clip_by_value(max_delta: Scalar) -> optax.GradientTransformation:
     )
 
 
-def clip_by_norm(max_norm: Scalar) -> optax.GradientTransformation:
+def clip_by_norm(
+    max_norm: Scalar, *, axis_name: AxisName | None = None, sharded: Mask | None = None
+) -> optax.GradientTransformation:
     r"""Scales each leaf down to the norm ``max_norm``, where its own norm is larger.
 
     $$u = g \min\left(1, \frac{\text{max\_norm}}{\lVert g \rVert_2}\right)$$
@@ -63,6 +74,8 @@ def clip_by_norm(max_norm: Scalar) -> optax.GradientTransformation:
 
     Args:
       max_norm: The largest norm that a leaf may have, greater than 0.
+      axis_name: As of [`clip_by_global_norm`][rmsprop_optax.clip_by_global_norm].
+      sharded: As there.
 
     Returns:
       A transformation without state.
@@ -83,14 +96,29 @@ def clip_by_norm(max_norm: Scalar) -> optax.GradientTransformation:
       Keras 3, `clipnorm`; TensorFlow, `tf.clip_by_norm`.
     """
     check_positive("max_norm", max_norm)
+    _check_axis(axis_name, sharded)
 
-    def rule(g: jax.Array) -> jax.Array:
-        return rules.clip_by_norm(g, rules.norm([g]), max_norm)
+    def clip(updates: PyTree) -> PyTree:
+        leaves = jax.tree.leaves(updates, is_leaf=is_leaf)
+        axes = iter(_axes_of(updates, axis_name, sharded))
+        clipped = [None if g is None else _clip_leaf(g, next(axes)) for g in leaves]
+        structure = jax.tree.structure(updates, is_leaf=is_leaf)
+        return jax.tree.unflatten(structure, clipped)
 
-    return _clip(lambda updates: map_leaves(rule, updates))
+    def _clip_leaf(leaf: Any, axes: tuple[str, ...]) -> Any:
+        def rule(g: jax.Array) -> jax.Array:
+            norm = rules.norm([g])
+            norm = rules.norm_over_devices(norm, axes) if axes else norm
+            return rules.clip_by_norm(g, norm, max_norm)
+
+        return map_leaves(rule, leaf)
+
+    return _clip(clip)
 
 
-def clip_by_global_norm(max_norm: Scalar) -> optax.GradientTransformation:
+def clip_by_global_norm(
+    max_norm: Scalar, *, axis_name: AxisName | None = None, sharded: Mask | None = None
+) -> optax.GradientTransformation:
     r"""Scales all leaves down by one factor, where their joint norm exceeds ``max_norm``.
 
     $$u_i = g_i \min\left(1, \frac{\text{max\_norm}}
@@ -99,14 +127,26 @@ def clip_by_global_norm(max_norm: Scalar) -> optax.GradientTransformation:
     As `optax.clip_by_global_norm`, but the norm is taken in float32 or wider whatever
     the gradients' dtype, and is right where squares overflow.
 
+    Inside of `jax.shard_map` a device sees its shard of a gradient only. With
+    ``axis_name`` the leaves that are sharded over that axis are measured on all devices
+    together, and those of which every device has the whole are counted once. Under
+    `jax.jit` with sharded arrays there is nothing to say.
+
     Args:
       max_norm: The largest norm that all leaves together may have, greater than 0.
+      axis_name: The mesh axis that gradients are sharded over, or several; None: a
+        device has them all.
+      sharded: Which gradients are: a tree of booleans that is a prefix of them, or a
+        function that makes one. None: read off their types, which `jax.shard_map` keeps
+        unless it is told not to, and `jax.pmap` does not.
 
     Returns:
       A transformation without state.
 
     Raises:
-      ValueError: For a bound that is not greater than 0.
+      TypeError: For an axis name that is none.
+      ValueError: For a bound that is not greater than 0; at the first trace, for an axis
+        that is not there, or where types don't tell and ``sharded`` does not either.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -122,12 +162,53 @@ def clip_by_global_norm(max_norm: Scalar) -> optax.GradientTransformation:
       Networks](https://arxiv.org/abs/1211.5063), 2012; Keras 3, `global_clipnorm`.
     """
     check_positive("max_norm", max_norm)
+    _check_axis(axis_name, sharded)
 
     def clip(updates: PyTree) -> PyTree:
         leaves = wide_leaves(updates)
         if not leaves:
             return updates
-        norm = rules.norm(leaves)
+        norm = _joint_norm(leaves, _axes_of(updates, axis_name, sharded))
         return map_leaves(lambda g: rules.clip_by_norm(g, norm, max_norm), updates)
 
     return _clip(clip)
+
+
+def _check_axis(axis_name: AxisName | None, sharded: Mask | None) -> None:
+    if axis_name is None:
+        check_needs("axis_name", "sharded", sharded, None)
+    else:
+        check_axis_name("axis_name", axis_name)
+
+
+def _axes_of(
+    updates: PyTree, axis_name: AxisName | None, sharded: Mask | None
+) -> list[tuple[str, ...]]:
+    """The axes that each gradient there is (that is not None) is sharded over."""
+    leaves = jax.tree.leaves(updates, is_leaf=is_leaf)
+    if axis_name is None:
+        return [() for g in leaves if g is not None]
+    names = bound_axes(axis_name)
+    if sharded is None:
+        check_types_tell(names)
+        return [varying_axes(g, names) for g in leaves if g is not None]
+    mask = sharded(updates) if callable(sharded) else sharded
+    present = jax.tree.map(lambda g: g is not None, updates, is_leaf=is_leaf)
+    said = zip(
+        jax.tree.leaves(jax.tree.broadcast(mask, present)),
+        jax.tree.leaves(present),
+        strict=True,
+    )
+    return [names if yes else () for yes, is_present in said if is_present]
+
+
+def _joint_norm(leaves: list[jax.Array], axes: list[tuple[str, ...]]) -> jax.Array:
+    """Leaves that are sharded alike are measured together, then over their devices."""
+    parts: dict[tuple[str, ...], list[jax.Array]] = {}
+    for leaf, names in zip(leaves, axes, strict=True):
+        parts.setdefault(names, []).append(leaf)
+    norms = [
+        rules.norm_over_devices(rules.norm(part), names) if names else rules.norm(part)
+        for names, part in parts.items()
+    ]
+    return norms[0] if len(norms) == 1 else rules.norm([jnp.stack(norms)])

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._types import Count, PyTree, Scalar
+from rmsprop_optax._foundation._axes import check_axis_name
+from rmsprop_optax._foundation._types import AxisName, Count, PyTree, Scalar
 from rmsprop_optax._foundation._validation import check_positive, check_whole_number
 from rmsprop_optax.leaves import all_finite, map_leaves
 from rmsprop_optax.wrappers._gate import make_or_hold
@@ -31,6 +32,8 @@ def dynamic_loss_scale(
     inner: optax.GradientTransformation,
     initial_scale: Scalar = 2.0**15,
     dynamic_growth_steps: Count = 2000,
+    *,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Divides gradients by a loss scale that finds its own size.
 
@@ -44,13 +47,17 @@ def dynamic_loss_scale(
       inner: The transformation, such as ``rmsprop()``, without a loss scale of its own.
       initial_scale: The scale at first, greater than 0.
       dynamic_growth_steps: Finite steps in a row to a doubling, at least 1.
+      axis_name: Inside of `jax.shard_map` or `jax.pmap`, the axis (or axes) whose
+        devices share one verdict and so one scale. Gradients that were averaged over
+        the devices before need none: a NaN of one is a NaN of all.
 
     Returns:
       A transformation. Extra arguments go to ``inner``.
 
     Raises:
-      ValueError: For a value out of its range.
-      TypeError: For growth steps that are not an integer.
+      ValueError: For a value out of its range; at the first trace, for an axis that is
+        not there.
+      TypeError: For growth steps that are not an integer, an axis name that is none.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -68,6 +75,8 @@ def dynamic_loss_scale(
     """
     check_positive("initial_scale", initial_scale)
     check_whole_number("dynamic_growth_steps", dynamic_growth_steps, least=1)
+    if axis_name is not None:
+        check_axis_name("axis_name", axis_name)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: PyTree) -> DynamicLossScaleState:
@@ -83,7 +92,7 @@ def dynamic_loss_scale(
         params: PyTree = None,
         **extra_args: Any,
     ) -> tuple[PyTree, DynamicLossScaleState]:
-        finite = all_finite(updates)
+        finite = all_finite(updates, axis_name)
         scale = state.loss_scale
         unscaled = map_leaves(lambda g: g / scale.astype(g.real.dtype), updates)
 

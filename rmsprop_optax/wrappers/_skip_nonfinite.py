@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._axes import check_axis_name
 from rmsprop_optax._foundation._counts import next_count
-from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax._foundation._types import AxisName, PyTree
 from rmsprop_optax.leaves import all_finite
 from rmsprop_optax.wrappers._gate import make_or_hold
 
@@ -25,7 +26,7 @@ class SkipNonfiniteState(NamedTuple):
 
 
 def skip_nonfinite(
-    inner: optax.GradientTransformation,
+    inner: optax.GradientTransformation, *, axis_name: AxisName | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Drops a step whose gradients hold an infinity or a NaN.
 
@@ -35,9 +36,15 @@ def skip_nonfinite(
 
     Args:
       inner: The transformation.
+      axis_name: Inside of `jax.shard_map` or `jax.pmap`, the axis (or axes) whose
+        devices share one verdict: what is not finite on one of them is dropped on all.
 
     Returns:
       A transformation. Extra arguments go to ``inner``.
+
+    Raises:
+      TypeError: For an axis name that is none.
+      ValueError: At the first trace, for an axis that is not there.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -48,6 +55,8 @@ def skip_nonfinite(
       >>> print(update, state.total_notfinite, state.inner_state.trace)
       0.0 1 0.0
     """
+    if axis_name is not None:
+        check_axis_name("axis_name", axis_name)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: PyTree) -> SkipNonfiniteState:
@@ -59,7 +68,7 @@ def skip_nonfinite(
         params: PyTree = None,
         **extra_args: Any,
     ) -> tuple[PyTree, SkipNonfiniteState]:
-        finite = all_finite(updates)
+        finite = all_finite(updates, axis_name)
 
         def make() -> tuple[PyTree, PyTree]:
             return inner.update(updates, state.inner_state, params, **extra_args)

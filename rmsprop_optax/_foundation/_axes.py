@@ -1,0 +1,65 @@
+"""Mesh axes from inside of a step: is the name bound, and what varies along it."""
+
+from typing import Any
+
+import jax
+
+from rmsprop_optax._foundation._row_slices import RowSlices
+from rmsprop_optax._foundation._types import AxisName
+
+
+def check_axis_name(name: str, value: Any) -> None:
+    """The name of an axis, or several in a tuple."""
+    names = value if isinstance(value, tuple) else (value,)
+    if not names or not all(isinstance(axis, str) and axis for axis in names):
+        raise TypeError(
+            f"`{name}` must be the name of a mesh axis, or a tuple of names, "
+            f"got {value!r}."
+        )
+
+
+def bound_axes(axis_name: AxisName) -> tuple[str, ...]:
+    """The axes by name, each of which is an axis of the `shard_map` around.
+
+    Raises:
+      ValueError: Where one is not.
+    """
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    for name in names:
+        try:
+            jax.lax.axis_size(name)
+        except NameError as error:
+            here = jax.sharding.get_abstract_mesh().manual_axes
+            raise ValueError(
+                f"There is no axis {name!r} here, but {list(here) or 'none at all'}: "
+                "`axis_name` is for updates inside of `jax.shard_map` (or `jax.pmap`) "
+                "over that axis. Under `jax.jit` with sharded arrays leave it out: "
+                "there, all of an array is seen at once."
+            ) from error
+    return names
+
+
+def check_types_tell(names: tuple[str, ...]) -> None:
+    """That types say what varies along these axes, which are bound.
+
+    Raises:
+      ValueError: Where they do not: under `pmap`, or with ``check_vma=False``.
+    """
+    for name in names:
+        if name not in _varying(jax.lax.axis_index(name)):
+            raise ValueError(
+                f"Whether a gradient is sharded over {name!r} can't be read off its type "
+                "here (inside of `jax.pmap`, or `jax.shard_map` with `check_vma=False`): "
+                "say so, `sharded=True`, False, or a tree of booleans. Where every "
+                "device has the whole gradients, no norm needs an `axis_name`."
+            )
+
+
+def varying_axes(leaf: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the axes along which a leaf differs from device to device, by its type."""
+    values = leaf.values if isinstance(leaf, RowSlices) else leaf
+    return tuple(name for name in names if name in _varying(values))
+
+
+def _varying(x: Any) -> frozenset[Any]:
+    return jax.typeof(x).manual_axis_type.varying
