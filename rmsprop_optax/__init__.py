@@ -6,7 +6,7 @@ for chains of your own.
 
 from importlib.metadata import version as _version
 
-from rmsprop_optax import dialects, interchange, sparse
+from rmsprop_optax import dialects, interchange, parallel, sparse
 from rmsprop_optax._apply_updates import apply_updates_stochastic
 from rmsprop_optax._describe import describe
 from rmsprop_optax._rmsprop import rmsprop
@@ -87,6 +87,7 @@ __all__ = [
     "in_float32",
     "interchange",
     "negate",
+    "parallel",
     "rmsprop",
     "scale_by_learning_rate",
     "scale_by_rms",

@@ -1,11 +1,15 @@
-"""Mesh axes from inside of a step: is the name bound, and what varies along it."""
+"""Mesh axes: their names and sizes, what varies along them, and how that is checked."""
 
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from rmsprop_optax._foundation._row_slices import RowSlices
-from rmsprop_optax._foundation._types import AxisName
+from rmsprop_optax._foundation._trees import leaves_with_paths
+from rmsprop_optax._foundation._types import AxisName, PyTree
 
 
 def check_axis_name(name: str, value: Any) -> None:
@@ -18,13 +22,18 @@ def check_axis_name(name: str, value: Any) -> None:
         )
 
 
+def names_of(axis_name: AxisName) -> tuple[str, ...]:
+    """One name or several as several."""
+    return axis_name if isinstance(axis_name, tuple) else (axis_name,)
+
+
 def bound_axes(axis_name: AxisName) -> tuple[str, ...]:
     """The axes by name, each of which is an axis of the `shard_map` around.
 
     Raises:
       ValueError: Where one is not.
     """
-    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    names = names_of(axis_name)
     for name in names:
         try:
             jax.lax.axis_size(name)
@@ -63,3 +72,38 @@ def varying_axes(leaf: Any, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _varying(x: Any) -> frozenset[Any]:
     return jax.typeof(x).manual_axis_type.varying
+
+
+def axis_size(mesh: Mesh, axis_name: AxisName) -> int:
+    """How many devices there are along the axis, or along several together.
+
+    Raises:
+      TypeError: For what is no mesh, or no name.
+      ValueError: For an axis that the mesh does not have.
+    """
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            f"`mesh` must be a jax.sharding.Mesh, got {mesh!r}: make one with "
+            '`jax.make_mesh((jax.device_count(),), ("data",))`.'
+        )
+    check_axis_name("axis_name", axis_name)
+    names = names_of(axis_name)
+    for name in names:
+        if name not in mesh.shape:
+            raise ValueError(
+                f"The mesh has no axis {name!r}: its axes are {dict(mesh.shape)}. "
+                "Give one of them as `axis_name`."
+            )
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def check_divides(batch: PyTree, parts: int, into: str) -> None:
+    """Every array of a batch has a first axis that can be cut into equal parts."""
+    for path, leaf in leaves_with_paths(batch):
+        shape = jnp.shape(leaf)
+        if not shape or shape[0] % parts:
+            raise ValueError(
+                f"Batch '{path}' of shape {shape} can't be split into {into}: its first "
+                f"axis must be a multiple of {parts}. Drop the rest of the last batch, "
+                "or pad it."
+            )

@@ -1,0 +1,112 @@
+"""Where arrays lie: moved onto a mesh once, and never silently off another one."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from rmsprop_optax._foundation._axes import names_of
+from rmsprop_optax._foundation._trees import leaves_with_paths, path_of
+from rmsprop_optax._foundation._types import AxisName, PyTree
+from rmsprop_optax.parallel._state_sharding import trimmed
+
+
+def place(tree: PyTree, shardings: PyTree, axis: AxisName, what: str) -> PyTree:
+    """``tree`` where ``shardings`` says, which is one for all leaves, or one for each.
+
+    What lies there already, as after each step, is not touched; nor is a sharding over
+    other axes of the same mesh than ``axis``, which are XLA's business.
+
+    Raises:
+      ValueError: For an array that was put somewhere else on purpose.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    one = isinstance(shardings, NamedSharding)
+    targets = [shardings] * len(leaves) if one else jax.tree.leaves(shardings)
+    lies = partial(_lies, names=names_of(axis))
+    if all(map(lies, leaves, targets)):
+        return tree
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
+        if not lies(leaf, targets[i]):
+            if isinstance(leaf, jax.Array):
+                _check_may_move(path_of(path), leaf, targets[i], what)
+            leaves[i] = jax.device_put(leaf, targets[i])
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _lies(leaf: Any, target: NamedSharding, names: tuple[str, ...]) -> bool:
+    if not isinstance(leaf, jax.Array):
+        return False
+    here = leaf.sharding
+    if here == target or here.is_equivalent_to(target, leaf.ndim):
+        return True
+    if not isinstance(here, NamedSharding) or here.mesh != target.mesh:
+        return False
+    used = [
+        part if part and not {*names_of(part)}.isdisjoint(names) else None
+        for part in here.spec
+    ]
+    return trimmed(used) == target.spec
+
+
+def _check_may_move(path: str, leaf: jax.Array, target: Any, what: str) -> None:
+    here = leaf.sharding
+    if not leaf.committed:
+        return
+    if here.device_set != target.device_set:
+        raise ValueError(
+            f"{what} '{path}' lies on {_devices(here)}, the step runs on "
+            f"{_devices(target)}: it was made for another mesh. Move it there yourself, "
+            "with `jax.device_put(tree, jax.NamedSharding(mesh, jax.P()))`."
+        )
+    if not here.is_fully_replicated:
+        raise ValueError(
+            f"{what} '{path}' is sharded as {_spec(here)} over "
+            f"{_devices(here)}, the step takes it as {target.spec}. Move it with "
+            "`jax.device_put(tree, jax.NamedSharding(mesh, spec))`, or use the step "
+            "that keeps it so: `parallel.sharded_data_parallel` for a sharded state."
+        )
+
+
+def _spec(sharding: Any) -> Any:
+    return sharding.spec if isinstance(sharding, NamedSharding) else sharding
+
+
+def _devices(sharding: Any) -> str:
+    ids = sorted(device.id for device in sharding.device_set)
+    listed = f"{ids[:4]} ...".replace("] ...", ", ...]") if len(ids) > 4 else f"{ids}"
+    if isinstance(sharding, NamedSharding):
+        return f"the mesh {dict(sharding.mesh.shape)} of devices {listed}"
+    return f"devices {listed}"
+
+
+def bytes_per_device(tree: PyTree) -> int:
+    """How many bytes of a tree each device holds; where they differ, the most.
+
+    Args:
+      tree: Arrays, or shapes with shardings
+        (`jax.eval_shape`, ``jax.ShapeDtypeStruct(..., sharding=...)``). What has no
+        sharding is counted whole.
+
+    Returns:
+      The sum over the leaves of one device's shard.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from rmsprop_optax import parallel
+      >>> mesh = jax.make_mesh((8,), ("data",))
+      >>> table = jnp.zeros((16, 4))
+      >>> by_rows = jax.device_put(table, jax.NamedSharding(mesh, jax.P("data")))
+      >>> parallel.bytes_per_device(table), parallel.bytes_per_device(by_rows)
+      (256, 32)
+    """
+    total = 0
+    for _, leaf in leaves_with_paths(jax.tree.leaves(tree)):
+        shape, sharding = jnp.shape(leaf), getattr(leaf, "sharding", None)
+        shard = shape if sharding is None else sharding.shard_shape(shape)
+        total += math.prod(shard) * jnp.result_type(leaf).itemsize
+    return total

@@ -1,0 +1,1 @@
+"""Steps on many devices, and where their state lies."""
