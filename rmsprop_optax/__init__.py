@@ -6,7 +6,7 @@ for chains of your own.
 
 from importlib.metadata import version as _version
 
-from rmsprop_optax import dialects, interchange, parallel, sparse
+from rmsprop_optax import checkpoints, dialects, interchange, parallel, sparse
 from rmsprop_optax._apply_updates import apply_updates_stochastic
 from rmsprop_optax._describe import describe
 from rmsprop_optax._rmsprop import rmsprop
@@ -75,6 +75,7 @@ __all__ = [
     "apply_updates_stochastic",
     "average_params",
     "cautious",
+    "checkpoints",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",

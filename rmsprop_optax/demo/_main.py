@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rmsprop_optax.checkpoints import CheckpointError, Checkpoints
 from rmsprop_optax.demo import _curve, _flags, _folder
-from rmsprop_optax.demo._checkpoints import CheckpointError, Checkpoints
 from rmsprop_optax.demo._network import sample
 from rmsprop_optax.demo._text import (
     Corpus,
@@ -95,8 +95,9 @@ def _train_one(
 ) -> tuple[TrainState, Curve]:
     with Checkpoints(folder) as checkpoints:
         # With --compare, an interruption may have come before this optimizer's turn.
-        if resume and (name == "rmsprop" or not checkpoints.is_empty()):
-            state, curve = checkpoints.restore(trainer.abstract())
+        if resume and (name == "rmsprop" or checkpoints.latest_step() is not None):
+            state, losses = checkpoints.restore(trainer.abstract())
+            curve = Curve(**losses)
         else:
             state, curve = trainer.init(), Curve([], [], [])
         state = train(
@@ -105,7 +106,9 @@ def _train_one(
             curve,
             cadence,
             label=name,
-            save=checkpoints.save,
+            save=lambda state, curve: checkpoints.save(
+                int(state.step), state, curve._asdict()
+            ),
             is_interrupted=is_interrupted,
         )
     return state, curve

@@ -39,12 +39,14 @@ def place(tree: PyTree, shardings: PyTree, axis: AxisName, what: str) -> PyTree:
 
 
 def _lies(leaf: Any, target: NamedSharding, names: tuple[str, ...]) -> bool:
-    if not isinstance(leaf, jax.Array):
+    here = getattr(leaf, "sharding", None)
+    # What no mesh was named for is moved onto one, even if that is the same one device:
+    # else the second step would have arguments of another kind, and compile again.
+    if not isinstance(here, NamedSharding):
         return False
-    here = leaf.sharding
     if here == target or here.is_equivalent_to(target, leaf.ndim):
         return True
-    if not isinstance(here, NamedSharding) or here.mesh != target.mesh:
+    if here.mesh != target.mesh:
         return False
     used = [
         part if part and not {*names_of(part)}.isdisjoint(names) else None

@@ -18,8 +18,8 @@ pytest.importorskip("equinox", reason="pip install 'rmsprop_optax[demo]'")
 pytest.importorskip("orbax.checkpoint", reason="pip install 'rmsprop_optax[demo]'")
 
 from rmsprop_optax import rmsprop
+from rmsprop_optax.checkpoints import Checkpoints
 from rmsprop_optax.demo import _flags
-from rmsprop_optax.demo._checkpoints import Checkpoints
 from rmsprop_optax.demo._main import main
 from rmsprop_optax.demo._text import decode, load_corpus, unigram_entropy
 from rmsprop_optax.demo._training import Sizes, Trainer, TrainState
@@ -47,7 +47,7 @@ def _state(folder: Path, steps: str) -> TrainState:
     with Checkpoints(folder / "rmsprop") as checkpoints:
         state, curve = checkpoints.restore(trainer.abstract())
     assert int(state.step) == int(steps)
-    assert curve.steps == list(range(5, int(steps) + 1, 5))
+    assert curve["steps"] == list(range(5, int(steps) + 1, 5))
     return state
 
 

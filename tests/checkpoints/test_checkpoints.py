@@ -1,0 +1,168 @@
+"""Saved and restored: sharded or not, onto other devices, and refused where it must."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("orbax.checkpoint", reason="pip install 'rmsprop_optax[checkpoints]'")
+
+import rmsprop_optax as ro
+from rmsprop_optax import describe, parallel
+from rmsprop_optax.checkpoints import CheckpointError, Checkpoints
+from tests.parallel import _problem
+from tests.parallel._problem import mesh
+
+EVERYTHING = {
+    "momentum": 0.9,
+    "centered": True,
+    "use_ema": True,
+    "gradient_accumulation_steps": 2,
+    "accumulate_rows": {"table": 8},
+    "loss_scale_factor": 8.0,
+    "skip_nonfinite": True,
+}
+
+
+def _state(tx: Any, params: Any) -> Any:
+    return {"params": params, "opt_state": tx.init(params)}
+
+
+def _noisy(tree: Any) -> Any:
+    """Values that nothing would make by itself."""
+    rng = np.random.default_rng(0)
+
+    def draw(x: Any) -> Any:
+        values = 100 * rng.uniform(size=x.shape)
+        return jax.device_put(values.astype(x.dtype), x.sharding)
+
+    return jax.tree.map(draw, tree)
+
+
+def _assert_equal(a: Any, b: Any) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_state_comes_back_to_the_bit(tmp_path: Path, dtype: str) -> None:
+    tx = ro.dynamic_loss_scale(ro.rmsprop(**{**EVERYTHING, "loss_scale_factor": None}))
+    state = _noisy(_state(tx, _problem.params(dtype)))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {"losses": [1.0, 0.5]})
+        restored, notes = checkpoints.restore(jax.eval_shape(lambda: state))
+    _assert_equal(restored, state)
+    assert notes == {"losses": [1.0, 0.5]}
+    assert not any(leaf.committed for leaf in jax.tree.leaves(restored))
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 2), (1, 4), (4, 8)])
+def test_onto_another_number_of_devices(tmp_path: Path, before: int, after: int) -> None:
+    tx = ro.rmsprop(momentum=0.9, use_ema=True)
+
+    def lay_out(count: int) -> Any:
+        params = _problem.params("float32")
+        whole = jax.NamedSharding(mesh(count), jax.P())
+        shardings = parallel.state_sharding(tx, params, mesh(count))
+        opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
+        return {"params": jax.device_put(params, whole), "opt_state": opt_state}
+
+    saved = _noisy(lay_out(before))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, saved)
+    like = lay_out(after)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, _ = checkpoints.restore(like)
+    _assert_equal(restored, saved)
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(like), strict=True):
+        assert a.sharding == b.sharding
+
+
+def test_a_run_goes_on_with_more_devices_as_if_nothing_had_been(tmp_path: Path) -> None:
+    tx = ro.rmsprop(0.05, momentum=0.9, use_ema=True)
+    batches = _problem.batches("float64")
+    with jax.enable_x64(True):
+        params = _problem.params("float64")
+        expected = _problem.one_device(tx, params, batches)[0]
+
+        def run(count: int, state: Any, batches: Any) -> Any:
+            make = parallel.sharded_data_parallel
+            step = make(_problem.loss_fn, tx, mesh(count))
+            params, opt_state = state["params"], state["opt_state"]
+            for batch in batches:
+                params, opt_state, _ = step(params, opt_state, batch)
+            return {"params": params, "opt_state": opt_state}
+
+        like = jax.eval_shape(lambda: _state(tx, _problem.params("float64")))
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(3, run(2, _state(tx, params), batches[:3]))
+            state, _ = checkpoints.restore(like)
+        found = run(8, state, batches[3:])["params"]
+        _problem.assert_same(found, expected, "float64")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({}, {"momentum": 0.9}, ["it has no", "trace/w", "b = 0.9 b + 0.001 g / s"]),
+        ({"momentum": 0.9}, {}, ["only it has", "trace/w"]),
+        ({"centered": True}, {}, ["only it has", "mu/w"]),
+        (
+            {"gradient_accumulation_steps": 2},
+            {"gradient_accumulation_steps": 4},
+            ["it says", "mean of 2 gradients", "not", "mean of 4 gradients"],
+        ),
+        ({"rho": 0.9}, {"rho": 0.8}, ["v = 0.9 v + 0.1", "v = 0.8 v + 0.2"]),
+    ],
+)
+def test_another_configuration_is_refused_by_name(
+    tmp_path: Path, before: Any, now: Any, words: list[str]
+) -> None:
+    params = {"w": jnp.ones(3)}
+    tx = ro.rmsprop(**before)
+    with Checkpoints(tmp_path, describe(tx)) as checkpoints:
+        checkpoints.save(1, _state(tx, params))
+    tx = ro.rmsprop(**now)
+    with (
+        Checkpoints(tmp_path, describe(tx)) as checkpoints,
+        pytest.raises(CheckpointError, match="another configuration") as raised,
+    ):
+        checkpoints.restore(_state(tx, params))
+    message = str(raised.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("params", "word"),
+    [
+        ({"w": jnp.ones(4)}, r"params/w \(float32\[3\], not float32\[4\]\)"),
+        ({"w": jnp.ones(3, jnp.bfloat16)}, r"params/w \(float32\[3\], not bfloat16"),
+        ({"v": jnp.ones(3)}, r"it has no params/v; only it has params/w"),
+    ],
+)
+def test_other_parameters_are_refused_by_name(
+    tmp_path: Path, params: Any, word: str
+) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"params": {"w": jnp.ones(3)}})
+        with pytest.raises(CheckpointError, match=word):
+            checkpoints.restore({"params": params})
+
+
+def test_an_empty_folder_and_the_newest_of_several(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() is None
+        with pytest.raises(CheckpointError, match="There is no checkpoint in"):
+            checkpoints.restore(jnp.ones(1))
+        for step in (1, 2, 3):
+            checkpoints.save(step, jnp.full(1, float(step)))
+        restored, _ = checkpoints.restore(jax.ShapeDtypeStruct((1,), jnp.float32))
+    assert restored == 3.0
+    folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert folders == ["2", "3"]
