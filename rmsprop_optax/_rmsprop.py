@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import optax
-
-from rmsprop_optax._chain import build
+from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._formula import Formula, is_on
 from rmsprop_optax._foundation._axes import check_axis_name
 from rmsprop_optax._foundation._schedules import check_learning_rate
@@ -52,7 +50,7 @@ def rmsprop(
     accumulate_rows: Mapping[str, int] | None = None,
     moment_storage: Storage = None,
     axis_name: AxisName | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> Rmsprop:
     r"""RMSprop with the arguments, the defaults and the numbers of Keras 3.
 
     $$\nu_t = \rho\,\nu_{t-1} + (1 - \rho)\,|g_t|^2, \qquad

@@ -6,17 +6,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import Mesh
+
+from benchmarks import _collectives
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def test_the_readme_shows_the_sparse_results_as_they_came() -> None:
+@pytest.mark.parametrize("name", ["sparse", "parallel"])
+def test_the_readme_shows_the_results_as_they_came(name: str) -> None:
     readme = (ROOT / "README.md").read_text()
-    shown = readme.split("<!-- sparse: begin -->")[1].split("<!-- sparse: end -->")[0]
-    assert shown.strip() == (RESULTS / "sparse.md").read_text().strip()
+    shown = readme.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
+    assert shown.strip() == (RESULTS / f"{name}.md").read_text().strip()
 
 
 def test_the_sparse_results_are_those_of_a_full_run() -> None:
@@ -42,3 +50,60 @@ def test_a_quick_run_of_the_sparse_benchmark(tmp_path: Path) -> None:
     assert all(row["median"] > 0 for row in found["rows"])
     assert (tmp_path / "sparse.md").read_text() == done.stdout
     assert (tmp_path / "sparse.png").stat().st_size > 10_000
+
+
+def _program(function: Any, devices: int = 4) -> str:
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    spec = jax.P("data")
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec)
+    return jax.jit(mapped).lower(jnp.ones((16, 8))).compile().as_text() or ""
+
+
+def test_collectives_are_counted_with_their_bytes() -> None:
+    def function(x: Any) -> Any:
+        scattered = jax.lax.psum_scatter(x, "data", tiled=True)
+        gathered = jax.lax.all_gather(scattered, "data", tiled=True)
+        return gathered + jax.lax.psum(x, "data")
+
+    found = _collectives.read(_program(function), 4)
+    assert found.counts == {"all-reduce": 1, "reduce-scatter": 1, "all-gather": 1}
+    part = 4 * 8 * 4  # what a device has of the argument
+    assert found.size == dict.fromkeys(found.counts, part)
+    assert _collectives.sent(found.size, 4) == (2 + 1 + 1) * 3 / 4 * part
+    assert _collectives.read(_program(lambda x: 2 * x), 4).counts == {}
+
+
+def test_a_collective_in_a_loop_can_not_be_counted() -> None:
+    def function(x: Any) -> Any:
+        def body(x: Any, _: None) -> Any:
+            return jnp.sin(x + jax.lax.psum(x, "data")), None
+
+        return jax.lax.scan(body, x, None, length=5)[0]
+
+    with pytest.raises(AssertionError, match="A collective in a loop"):
+        _collectives.read(_program(function), 4)
+
+
+def test_the_parallel_results_say_what_sharding_saves() -> None:
+    found = json.loads((RESULTS / "parallel.json").read_text())
+    assert {row["devices"] for row in found["counted"]} == {1, 2, 4, 8}
+    assert {row["devices"] for row in found["modelled"]} == {8, 64, 512, 4096}
+    state = {
+        (row["kind"], row["devices"]): row["state_bytes"] for row in found["counted"]
+    }
+    whole = state["replicated", 8]
+    assert abs(state["sharded (ZeRO-1)", 8] / (whole / 8) - 1) < 0.001
+
+
+@pytest.mark.slow
+def test_the_parallel_benchmark_counts_what_is_committed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.parallel", "--out", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "parallel.md").read_text() == done.stdout
+    fresh, kept = (
+        json.loads((folder / "parallel.json").read_text())
+        for folder in (tmp_path, RESULTS)
+    )
+    assert fresh["counted"] == kept["counted"]
+    assert fresh["modelled"] == kept["modelled"]

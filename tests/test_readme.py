@@ -21,7 +21,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 def test_every_argument_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    table = readme.split("## The arguments")[1].split("## Recipes")[0]
+    table = readme.split("## The arguments")[1].split("## Which RMSprop?")[0]
     for name in inspect.signature(rmsprop_optax.rmsprop).parameters:
         assert f"`{name}`" in table
 

@@ -96,11 +96,12 @@ def make_optimizers(
 ) -> dict[str, optax.GradientTransformationExtraArgs]:
     """`rmsprop()` as the flags ask for it, and with `--compare` its peers."""
     arguments = {name: getattr(flags, name) for name in _arguments()}
+    optimizers: dict[str, optax.GradientTransformationExtraArgs] = {}
     patterns = arguments["weight_decay_mask"]
     try:
         if patterns is not None:
             arguments["weight_decay_mask"] = exclude_paths(*patterns)
-        optimizers = {"rmsprop": rmsprop(**arguments)}
+        optimizers["rmsprop"] = rmsprop(**arguments)
     except (TypeError, ValueError) as error:
         raise FlagError(str(error)) from error
     if flags.compare:

@@ -132,7 +132,8 @@ def first_split(
 ) -> int | None:
     """The first dimension that can be cut into equal parts, and is not cut already."""
     for i, size in enumerate(shape):
-        if size and size % parts == 0 and (taken is None or taken[i] is None):
+        divides = parts > 1 and size > 0 and size % parts == 0
+        if divides and (taken is None or taken[i] is None):
             return i
     return None
 
