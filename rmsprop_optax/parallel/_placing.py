@@ -21,11 +21,14 @@ def place(tree: PyTree, shardings: PyTree, axis: AxisName, what: str) -> PyTree:
     other axes of the same mesh than ``axis``, which are XLA's business.
 
     Raises:
-      ValueError: For an array that was put somewhere else on purpose.
+      ValueError: For an array that was put somewhere else on purpose, or another tree.
     """
     leaves, structure = jax.tree.flatten(tree)
-    one = isinstance(shardings, NamedSharding)
-    targets = [shardings] * len(leaves) if one else jax.tree.leaves(shardings)
+    if isinstance(shardings, NamedSharding):
+        targets = [shardings] * len(leaves)
+    else:
+        _check_same_tree(tree, shardings, what)
+        targets = jax.tree.leaves(shardings)
     lies = partial(_lies, names=names_of(axis))
     if all(map(lies, leaves, targets)):
         return tree
@@ -36,6 +39,22 @@ def place(tree: PyTree, shardings: PyTree, axis: AxisName, what: str) -> PyTree:
                 _check_may_move(path_of(path), leaf, targets[i], what)
             leaves[i] = jax.device_put(leaf, targets[i])
     return jax.tree.unflatten(structure, leaves)
+
+
+def _check_same_tree(tree: PyTree, wanted: PyTree, what: str) -> None:
+    if jax.tree.structure(tree) == jax.tree.structure(wanted):
+        return
+    have, want = (
+        [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(side)]
+        for side in (tree, wanted)
+    )
+    missing = [path for path in want if path not in have]
+    unknown = [path for path in have if path not in want]
+    raise ValueError(
+        f"{what} is not what `tx.init(params)` makes for this step "
+        f"(missing: {missing[:5]}; not known: {unknown[:5]}): it was made with another "
+        "transformation, or for other parameters."
+    )
 
 
 def _lies(leaf: Any, target: NamedSharding, names: tuple[str, ...]) -> bool:

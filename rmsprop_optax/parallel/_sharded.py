@@ -81,10 +81,16 @@ def sharded_data_parallel(
     _check_measures(tx, axis_name)
     whole, split = PartitionSpec(), PartitionSpec(axis_name)
     everywhere, apart = NamedSharding(mesh, whole), NamedSharding(mesh, split)
+
     # Once for each tree of parameters, not at each step.
-    specs_of = lru_cache(maxsize=1)(
-        partial(_state_specs, tx, count=count, axis=axis_name)
-    )
+    @lru_cache(maxsize=1)
+    def specs_of(shapes: _Shapes) -> PyTree:
+        return _state_specs(tx, shapes.tree(), count, axis_name)
+
+    @lru_cache(maxsize=1)
+    def shardings_of(shapes: _Shapes) -> PyTree:
+        put = partial(NamedSharding, mesh)
+        return jax.tree.map(put, specs_of(shapes), is_leaf=_is_spec)
 
     def train(params: PyTree, opt_state: PyTree, batch: PyTree, key: Any) -> Any:
         dims = _split_dims(params, count)
@@ -111,8 +117,7 @@ def sharded_data_parallel(
         params: PyTree, opt_state: PyTree, batch: PyTree, key: Any
     ) -> tuple[Any, ...]:
         check_batch(batch, count, micro_steps)
-        specs = specs_of(_Shapes.of(params))
-        shardings = jax.tree.map(partial(NamedSharding, mesh), specs, is_leaf=_is_spec)
+        shardings = shardings_of(_Shapes.of(params))
         return (
             place(params, everywhere, axis_name, "Parameter"),
             place(opt_state, shardings, axis_name, "Optimizer state"),
@@ -171,11 +176,15 @@ class _Shapes(NamedTuple):
     @classmethod
     def of(cls, params: PyTree) -> "_Shapes":
         leaves, structure = jax.tree.flatten(params)
-        return cls(structure, tuple((jnp.shape(p), jnp.result_type(p)) for p in leaves))
+        return cls(structure, tuple(map(_shape_and_dtype, leaves)))
 
     def tree(self) -> PyTree:
         leaves = [jax.ShapeDtypeStruct(*leaf) for leaf in self.leaves]
         return jax.tree.unflatten(self.structure, leaves)
+
+
+def _shape_and_dtype(p: Any) -> tuple[tuple[int, ...], Any]:
+    return (p.shape, p.dtype) if hasattr(p, "dtype") else ((), jnp.result_type(p))
 
 
 def _is_spec(node: Any) -> bool:
@@ -183,10 +192,9 @@ def _is_spec(node: Any) -> bool:
 
 
 def _state_specs(
-    tx: optax.GradientTransformation, shapes: _Shapes, count: int, axis: AxisName
+    tx: optax.GradientTransformation, params: PyTree, count: int, axis: AxisName
 ) -> PyTree:
     """How the state lies, from what `init` makes of the whole and of a part."""
-    params = shapes.tree()
 
     def part(p: Any, dim: int) -> jax.ShapeDtypeStruct:
         shape = list(p.shape)

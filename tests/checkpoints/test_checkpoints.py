@@ -61,7 +61,10 @@ def test_every_state_comes_back_to_the_bit(tmp_path: Path, dtype: str) -> None:
     assert not any(leaf.committed for leaf in jax.tree.leaves(restored))
 
 
-@pytest.mark.parametrize(("before", "after"), [(8, 2), (1, 4), (4, 8)])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(8, 2), *(pytest.param(*n, marks=pytest.mark.slow) for n in [(1, 4), (4, 8)])],
+)
 def test_onto_another_number_of_devices(tmp_path: Path, before: int, after: int) -> None:
     tx = ro.rmsprop(momentum=0.9, use_ema=True)
 
@@ -83,6 +86,7 @@ def test_onto_another_number_of_devices(tmp_path: Path, before: int, after: int)
         assert a.sharding == b.sharding
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_more_devices_as_if_nothing_had_been(tmp_path: Path) -> None:
     tx = ro.rmsprop(0.05, momentum=0.9, use_ema=True)
     batches = _problem.batches("float64")

@@ -110,7 +110,10 @@ def test_tables_by_rows_that_are_accumulated(make: str) -> None:
         assert_same(found, expected, "float64")
 
 
-@pytest.mark.parametrize("make", ["data_parallel", "sharded_data_parallel"])
+@pytest.mark.parametrize(
+    "make",
+    ["data_parallel", pytest.param("sharded_data_parallel", marks=pytest.mark.slow)],
+)
 def test_micro_steps_change_nothing(make: str) -> None:
     def make_step(tx: Any, **options: Any) -> Any:
         step = getattr(parallel, make)

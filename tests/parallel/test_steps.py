@@ -181,6 +181,21 @@ def test_a_state_from_another_mesh_is_named(kind: str) -> None:
         many({"w": single}, tx.init(params), batch)
 
 
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ({}, r"missing: \['.*trace/w'\]; not known: \[\]"),
+        ({"momentum": 0.9, "use_ema": True}, r"missing: .*not known: .*1/count"),
+    ],
+)
+def test_a_state_of_another_transformation_is_named(before: Any, words: str) -> None:
+    tx = ro.rmsprop(momentum=0.9)
+    step = parallel.sharded_data_parallel(_mean_square, tx, mesh(2))
+    params = {"w": jnp.ones(8)}
+    with pytest.raises(ValueError, match=f"Optimizer state is not what.*{words}"):
+        step(params, ro.rmsprop(**before).init(params), np.ones((8, 8), np.float32))
+
+
 def test_a_sharded_state_is_not_gathered_behind_ones_back() -> None:
     tx = ro.rmsprop(momentum=0.9)
     params = {"w": jnp.ones(8)}
