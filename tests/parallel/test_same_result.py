@@ -88,10 +88,8 @@ def test_tables_by_rows(kind: str, devices: int, micro_steps: int) -> None:
     _compare(make_step, kind, "float64", axis=True, value_and_grad=by_rows)
 
 
-@pytest.mark.parametrize(
-    "make",
-    ["data_parallel", pytest.param("pmap_data_parallel", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("make", ["data_parallel", "pmap_data_parallel"])
 def test_tables_by_rows_that_are_accumulated(make: str) -> None:
     arguments = {
         "gradient_accumulation_steps": 2,
