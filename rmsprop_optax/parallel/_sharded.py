@@ -16,7 +16,7 @@ from rmsprop_optax._foundation._trees import is_leaf, leaves_with_paths, path_of
 from rmsprop_optax._foundation._types import AxisName, PyTree
 from rmsprop_optax.parallel._gradients import local_outcome
 from rmsprop_optax.parallel._placing import place
-from rmsprop_optax.parallel._state_sharding import first_split, trimmed
+from rmsprop_optax.parallel._state_sharding import first_split, parameter_of
 from rmsprop_optax.parallel._step import TrainingStep, check_batch, check_loss
 
 
@@ -40,7 +40,8 @@ def sharded_data_parallel(
     [`state_sharding`][rmsprop_optax.parallel.state_sharding] says.
 
     The transformation sees parts of the gradients, so what measures whole ones must know
-    the axis: ``rmsprop(global_clipnorm=1.0, axis_name="data")``.
+    the axis: ``rmsprop(global_clipnorm=1.0, axis_name="data")``. Moments that are rounded
+    at random (``moment_storage``) draw other numbers than on one device.
 
     Args:
       loss_fn: As of `data_parallel`.
@@ -194,36 +195,36 @@ def _is_spec(node: Any) -> bool:
 def _state_specs(
     tx: optax.GradientTransformation, params: PyTree, count: int, axis: AxisName
 ) -> PyTree:
-    """How the state lies, from what `init` makes of the whole and of a part."""
+    """What belongs to a parameter is cut where that is; all else is whole."""
+    known = jax.tree_util.tree_leaves_with_path(params)
 
-    def part(p: Any, dim: int) -> jax.ShapeDtypeStruct:
-        shape = list(p.shape)
-        if dim >= 0:
-            shape[dim] //= count
-        return jax.ShapeDtypeStruct(shape, p.dtype)
+    def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
+        p = parameter_of(path, leaf, known)
+        if p is None or (dim := first_split(p.shape, count)) is None:
+            return PartitionSpec()
+        _check_cut(path, leaf.shape, p.shape, dim, count)
+        return PartitionSpec(*[None] * dim, axis)
 
-    parts = jax.tree.map(part, params, _split_dims(params, count))
-    whole_state = jax.eval_shape(tx.init, params)
-    part_state = jax.eval_shape(tx.init, parts)
+    return jax.tree_util.tree_map_with_path(spec, jax.eval_shape(tx.init, params))
 
-    def spec(path: tuple[Any, ...], whole: Any, part: Any) -> PartitionSpec:
-        cut = [
-            (axis if size != own else None)
-            for size, own in zip(whole.shape, part.shape, strict=True)
-        ]
-        expected = tuple(
-            size // count if name else size
-            for size, name in zip(whole.shape, cut, strict=True)
-        )
-        if expected != part.shape:
-            raise ValueError(
-                f"Optimizer state '{path_of(path)}' of shape {whole.shape} can't be cut "
-                f"into {count} parts of shape {part.shape}: use a step under `jax.jit` "
-                "with `parallel.state_sharding`."
-            )
-        return trimmed(cut)
 
-    return jax.tree_util.tree_map_with_path(spec, whole_state, part_state)
+def _check_cut(
+    path: tuple[Any, ...],
+    shape: tuple[int, ...],
+    of: tuple[int, ...],
+    dim: int,
+    count: int,
+) -> None:
+    """It has the parameter's dimensions, and no block reaches over a cut."""
+    fits = len(shape) == len(of) and shape[:dim] == of[:dim]
+    if fits and shape[dim] % count == 0 and of[dim] % shape[dim] == 0:
+        return
+    raise ValueError(
+        f"Optimizer state '{path_of(path)}' of shape {shape} can't be cut into {count} "
+        f"parts along dimension {dim}, as its parameter of shape {of} is: use a step "
+        "under `jax.jit` with `parallel.state_sharding`, or, for codes in one byte, a "
+        "block size that divides the part of each device."
+    )
 
 
 def _reduce_scatter(grads: PyTree, dims: PyTree, axis: AxisName) -> PyTree:

@@ -68,7 +68,7 @@ def state_sharding(
         if isinstance(leaf, RowSlices):
             whole = NamedSharding(mesh, PartitionSpec())
             return jax.tree.map(lambda _: whole, leaf)
-        p = _parameter_of(path, leaf, known)
+        p = parameter_of(path, leaf, known)
         spec = _spec_on(mesh, p) if p is not None else ()
         return NamedSharding(mesh, _split(leaf.shape, p, spec, mesh, axis_name))
 
@@ -80,7 +80,7 @@ def _is_rows(node: Any) -> bool:
     return isinstance(node, RowSlices)
 
 
-def _parameter_of(path: Keys, leaf: Any, known: list[tuple[Keys, Any]]) -> Any:
+def parameter_of(path: Keys, leaf: Any, known: list[tuple[Keys, Any]]) -> Any:
     """The parameter whose path is in that of the leaf; the longest one, if several."""
     if not leaf.shape:
         return None

@@ -99,7 +99,9 @@ def test_every_argument_of_the_factory_has_a_flag() -> None:
         assert f"--{name.replace('_', '-')}" in text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interruption_leaves_a_checkpoint_to_go_on_from(
     tmp_path: Path, number: signal.Signals
 ) -> None:

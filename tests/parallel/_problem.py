@@ -14,6 +14,9 @@ from rmsprop_optax import scale_loss, sparse
 
 STEPS, BATCH, HEIGHT = 6, 48, 40
 
+# To the nearest: what is drawn at random depends on the part that a device has.
+IN_BLOCKS = ro.MomentStorage("one_byte", 8, rounding="nearest", min_size=100)
+
 # Together, every argument of the factory. The gradients' norm is about 1, so both clip.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -50,6 +53,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "loss_scale_factor": 64.0,
     },
     "skipping": {"skip_nonfinite": True, "axis_name": "data"},
+    "one byte": {"momentum": 0.9, "moment_storage": IN_BLOCKS},
 }
 ALONE = {"axis_name"}
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 import rmsprop_optax as ro
 from rmsprop_optax import parallel, sparse
-from tests.parallel._problem import mesh
+from tests.parallel._problem import loss_fn, mesh
 
 KINDS = ["data_parallel", "sharded_data_parallel", "pmap_data_parallel"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -260,3 +260,11 @@ def test_parameters_sharded_over_another_axis_stay_so() -> None:
     np.testing.assert_allclose(after, expected, rtol=1e-6)
     for leaf in (after, optax.tree.get(opt_state, "nu")):
         assert leaf.sharding.is_equivalent_to(by_columns, 2)
+
+
+def test_blocks_that_reach_over_a_cut_are_refused() -> None:
+    tx = ro.rmsprop(moment_storage=ro.MomentStorage("one_byte", 64, min_size=0))
+    params = {"w": jnp.zeros(128)}  # two blocks of 64, and eight devices
+    step = parallel.sharded_data_parallel(loss_fn, tx, mesh(8))
+    with pytest.raises(ValueError, match="nu/w/scale' of shape .2,. can't be cut into 8"):
+        step(params, tx.init(params), {"x": jnp.zeros(8)})
