@@ -21,6 +21,7 @@ import matplotlib as mpl
 import numpy as np
 import optax
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 from tqdm import tqdm
 
 from benchmarks import _digits
@@ -182,11 +183,18 @@ def _draw(found: Mapping[str, Losses], path: Path) -> None:
                 spread = curves.min(axis=0), curves.max(axis=0)
                 axes.fill_between(at, *spread, color=colour, alpha=0.15, lw=0)
             axes.set(xlabel="step", ylabel="held-out loss (nats)", yscale="log")
+            axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+            axes.yaxis.set_minor_formatter(FuncFormatter(_plain))
+            axes.yaxis.set_minor_locator(LogLocator(subs=(1.2, 1.4, 1.6, 2, 3, 5)))
             axes.set_title(task.name, fontsize=11)
             axes.grid(color="0.9")
             axes.spines[["top", "right"]].set_visible(False)
         figure.axes[0].legend(title="moments", frameon=False)
         figure.savefig(path, dpi=150)
+
+
+def _plain(value: float, _: Any) -> str:
+    return f"{value:g}"
 
 
 if __name__ == "__main__":

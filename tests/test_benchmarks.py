@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-@pytest.mark.parametrize("name", ["sparse", "parallel"])
+@pytest.mark.parametrize("name", ["sparse", "parallel", "storage", "quality"])
 def test_the_readme_shows_the_results_as_they_came(name: str) -> None:
     readme = (ROOT / "README.md").read_text()
     shown = readme.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
@@ -37,19 +37,62 @@ def test_the_sparse_results_are_those_of_a_full_run() -> None:
 
 @pytest.mark.slow
 def test_a_quick_run_of_the_sparse_benchmark(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.sparse", "--quick", "--out", tmp_path]
+    printed = _run_quickly("sparse", tmp_path)
+    found = json.loads((tmp_path / "sparse.json").read_text())
+    kernel = importlib.util.find_spec("tensorflow") is not None
+    assert len(found["rows"]) == 3 + kernel
+    assert all(row["median"] > 0 for row in found["rows"])
+    assert (tmp_path / "sparse.md").read_text() == printed
+    assert (tmp_path / "sparse.png").stat().st_size > 10_000
+
+
+def _run_quickly(name: str, folder: Path) -> str:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--out", folder]
     # One device, as people have: conftest.py splits the CPU into eight.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "sparse.json").read_text())
-    kernel = importlib.util.find_spec("tensorflow") is not None
-    assert len(found["rows"]) == 3 + kernel
+    return done.stdout
+
+
+def test_one_byte_weighs_what_was_asked_for() -> None:
+    found = json.loads((RESULTS / "storage.json").read_text())["memory_bytes"]
+    assert found["plain"]["float32"] == pytest.approx(4, rel=1e-4)
+    assert found["plain"]["one byte"] <= 1.1
+    assert found["momentum"]["one byte"] <= 2.2
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_the_storage_benchmark(tmp_path: Path) -> None:
+    printed = _run_quickly("storage", tmp_path)
+    found = json.loads((tmp_path / "storage.json").read_text())
+    assert len(found["rows"]) == 6
     assert all(row["median"] > 0 for row in found["rows"])
-    assert (tmp_path / "sparse.md").read_text() == done.stdout
-    assert (tmp_path / "sparse.png").stat().st_size > 10_000
+    assert (tmp_path / "storage.md").read_text() == printed
+
+
+def test_the_quality_results_are_those_of_five_seeds() -> None:
+    found = json.loads((RESULTS / "quality.json").read_text())["held_out_losses"]
+    assert len(found) == 2
+    for losses in found.values():
+        assert set(losses) == {"float32", "one byte"}
+        assert all(len(curves) == 5 for curves in losses.values())
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_the_quality_benchmark(tmp_path: Path) -> None:
+    if importlib.util.find_spec("sklearn") is None:
+        reason = "needs scikit-learn: pip install '.[benchmarks]'"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    printed = _run_quickly("quality", tmp_path)
+    found = json.loads((tmp_path / "quality.json").read_text())["held_out_losses"]
+    assert [len(losses["one byte"]) for losses in found.values()] == [2, 2]
+    assert (tmp_path / "quality.md").read_text() == printed
+    assert (tmp_path / "quality.png").stat().st_size > 10_000
 
 
 def _program(function: Any, devices: int = 4) -> str:

@@ -266,5 +266,5 @@ def test_blocks_that_reach_over_a_cut_are_refused() -> None:
     tx = ro.rmsprop(moment_storage=ro.MomentStorage("one_byte", 64, min_size=0))
     params = {"w": jnp.zeros(128)}  # two blocks of 64, and eight devices
     step = parallel.sharded_data_parallel(loss_fn, tx, mesh(8))
-    with pytest.raises(ValueError, match="nu/w/scale' of shape .2,. can't be cut into 8"):
+    with pytest.raises(ValueError, match=r"nu/w/scale' of shape .2,. can't be cut"):
         step(params, tx.init(params), {"x": jnp.zeros(8)})
