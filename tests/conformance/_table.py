@@ -66,7 +66,6 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "skip_nonfinite": lambda: ro.skip_nonfinite(ro.scale_by_rms()),
     "dynamic_loss_scale": lambda: ro.dynamic_loss_scale(ro.scale_by_rms()),
     "in_float32": lambda: ro.in_float32(ro.scale_by_rms()),
-    "scale_by_rms, one byte": lambda: ro.scale_by_rms(moment_storage=ONE_BYTE),
     "scale_by_stddev, bfloat16": lambda: ro.scale_by_stddev(moment_storage=BFLOAT16),
     "rmsprop": ro.rmsprop,
     "rmsprop, momentum": lambda: ro.rmsprop(momentum=0.9),
