@@ -14,10 +14,19 @@ from tests.parallel._problem import ARGUMENTS, assert_same, by_rows, loss_fn, me
 
 FEW = [("momentum", 8)]
 ALL = [(kind, n) for kind in ARGUMENTS for n in (1, 2, 4, 8)]
-MANY = [
-    pytest.param(*case, marks=[] if case in FEW else pytest.mark.slow) for case in ALL
-]
-for_each = pytest.mark.parametrize(("kind", "devices"), MANY)
+# Rows that are accumulated need room: test_tables_by_rows_that_are_accumulated.
+AT_ONCE = [(kind, n) for kind, n in ALL if kind != "accumulation"]
+
+
+def _each(cases: list[tuple[str, int]]) -> Any:
+    marked = [
+        pytest.param(*case, marks=[] if case in FEW else pytest.mark.slow)
+        for case in cases
+    ]
+    return pytest.mark.parametrize(("kind", "devices"), marked)
+
+
+for_each = _each(ALL)
 
 
 def _compare(make_step: Any, kind: str, dtype: Any, *, axis: bool, **options: Any) -> Any:
@@ -73,12 +82,10 @@ def test_pmap(kind: str, devices: int) -> None:
     _compare(make_step, kind, "float64", axis=False)
 
 
-@for_each
+@_each(AT_ONCE)
 @pytest.mark.parametrize("micro_steps", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_tables_by_rows(kind: str, devices: int, micro_steps: int) -> None:
     """With a row that is not touched left alone, as on one device."""
-    if "accumulation" in kind:
-        pytest.skip("test_tables_by_rows_that_are_accumulated")
 
     def make_step(tx: Any, **options: Any) -> Any:
         return parallel.data_parallel(
