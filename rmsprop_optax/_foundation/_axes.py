@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rmsprop_optax._foundation._row_slices import RowSlices
+from rmsprop_optax._foundation._row_slices import values_of
 from rmsprop_optax._foundation._trees import leaves_with_paths
 from rmsprop_optax._foundation._types import AxisName, PyTree
 
@@ -66,8 +66,7 @@ def check_types_tell(names: tuple[str, ...]) -> None:
 
 def varying_axes(leaf: Any, names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the axes along which a leaf differs from device to device, by its type."""
-    values = leaf.values if isinstance(leaf, RowSlices) else leaf
-    return tuple(name for name in names if name in _varying(values))
+    return tuple(name for name in names if name in _varying(values_of(leaf)))
 
 
 def _varying(x: Any) -> frozenset[Any]:

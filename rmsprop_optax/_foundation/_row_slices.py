@@ -155,6 +155,11 @@ class RowTotals(RowSlices):
     _close = _open = staticmethod(lambda indices: indices)
 
 
+def values_of(leaf: Any) -> Any:
+    """The numbers of a gradient leaf: an array, or what is in its rows."""
+    return leaf.values if isinstance(leaf, RowSlices) else leaf
+
+
 def _check(indices: jax.Array, values: jax.Array, shape: tuple[int, ...]) -> None:
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise TypeError(f"Row indices must be integers, got {indices.dtype}.")

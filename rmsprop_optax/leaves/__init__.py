@@ -2,6 +2,7 @@
 
 from rmsprop_optax.leaves._dtypes import wide_dtype as wide_dtype
 from rmsprop_optax.leaves._finite import all_finite as all_finite
+from rmsprop_optax.leaves._hallway import PARAMS as PARAMS
 from rmsprop_optax.leaves._hallway import add_leaves as add_leaves
 from rmsprop_optax.leaves._hallway import leaf_dtype as leaf_dtype
 from rmsprop_optax.leaves._hallway import map_leaves as map_leaves

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._row_slices import RowSlices, RowTotals
+from rmsprop_optax._foundation._row_slices import RowSlices, RowTotals, values_of
 from rmsprop_optax._foundation._trees import is_leaf, rebuild
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax._foundation._validation import (
@@ -32,8 +32,7 @@ PARAMS = "parameters"
 
 def leaf_dtype(leaf: Any) -> jnp.dtype:
     """The dtype of an update leaf, which may be rows, or a Python number."""
-    leaf = leaf.values if isinstance(leaf, RowSlices) else leaf
-    return jnp.dtype(jnp.result_type(leaf))
+    return jnp.dtype(jnp.result_type(values_of(leaf)))
 
 
 def map_moments(
@@ -89,11 +88,7 @@ def add_leaves(updates: PyTree, totals: PyTree) -> PyTree:
 def wide_leaves(updates: PyTree) -> list[jax.Array]:
     """The gradients there are, in float32 or wider: for a rule on all of them."""
     leaves = jax.tree.leaves(updates, is_leaf=is_leaf)
-    return [
-        _widen(g.values if isinstance(g, RowSlices) else g)
-        for g in leaves
-        if g is not None
-    ]
+    return [_widen(values_of(g)) for g in leaves if g is not None]
 
 
 def _widen(g: Any, *held: jax.Array) -> jax.Array:

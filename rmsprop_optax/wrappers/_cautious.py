@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._row_slices import RowSlices
+from rmsprop_optax._foundation._row_slices import values_of
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.leaves import map_values, narrow, touched_size, wide_dtype
@@ -57,7 +57,7 @@ def _agreeing(g: Any, made: Any) -> Any:
     """``made`` where it points against the gradient, grown by what was dropped."""
     if g is None:
         return made
-    gradient = g.values if isinstance(g, RowSlices) else g
+    gradient = values_of(g)
 
     def drop(u: jax.Array) -> jax.Array:
         wide = u.astype(wide_dtype(u.dtype))
