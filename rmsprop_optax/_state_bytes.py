@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._places import Keys, parameters_by_keys, place_of
 from rmsprop_optax._foundation._stored import is_stored
-from rmsprop_optax._foundation._trees import leaves_with_paths, path_of
+from rmsprop_optax._foundation._trees import path_of
 from rmsprop_optax._foundation._types import PyTree
 
-_ROOT = path_of(())
-_Names = tuple[str, ...]
 _Shape = tuple[int, ...]
 
 
@@ -84,30 +83,32 @@ def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
       >>> found.by_moment["trace"]
       4000
     """
-    shapes = {
-        path: jnp.shape(p) for path, p in leaves_with_paths(params) if p is not None
-    }
+    shapes = {keys: jnp.shape(p) for keys, p in parameters_by_keys(params).items()}
     state = jax.eval_shape(tx.init, params)
     found: dict[tuple[str, str], int] = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(state, is_leaf=is_stored):
-        names = tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
-        place = _place(names, jnp.shape(leaf), shapes)
+        place = _moment_and_leaf(keys, jnp.shape(leaf), shapes)
         held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(leaf))
         found[place] = found.get(place, 0) + held
     in_order = sorted(found, key=lambda place: not place[1])
-    sizes = {path: math.prod(shape) for path, shape in shapes.items()}
+    sizes = {path_of(keys): math.prod(shape) for keys, shape in shapes.items()}
     return StateBytes({place: found[place] for place in in_order}, sizes)
 
 
-def _place(names: _Names, shape: _Shape, shapes: Mapping[str, _Shape]) -> tuple[str, str]:
-    """The moment and the parameter that a leaf of the state is of, by its path."""
-    ends = [(start, stop) for stop in range(len(names) + 1) for start in range(1, stop)]
-    for start, stop in sorted(ends, key=lambda end: (end[0] - end[1], -end[0])):
-        if (path := "/".join(names[start:stop])) in shapes:
-            return names[start - 1], path
+def _moment_and_leaf(
+    path: Keys, shape: _Shape, shapes: Mapping[Keys, _Shape]
+) -> tuple[str, str]:
+    """The name of the moment, and the parameter that it is of."""
+    place = place_of(path, shapes)
+    if place is not None:
+        return _moment(path[: place.start]), path_of(place.keys)
     # One array as parameters has no path; what has its shape is taken for its moment.
-    alone = _ROOT if shapes.get(_ROOT) == shape else ""
-    return names[-1] if names else "state", alone
+    return _moment(path), path_of(()) if shapes.get(()) == shape else ""
+
+
+def _moment(path: Keys) -> str:
+    """The last name on the way; a state that is no more than its leaves has none."""
+    return jax.tree_util.keystr(path[-1:], simple=True) or "state"
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

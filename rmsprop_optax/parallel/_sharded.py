@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rmsprop_optax._chain import Rmsprop
 from rmsprop_optax._foundation._axes import axis_size, names_of
+from rmsprop_optax._foundation._places import parameters_by_keys
 from rmsprop_optax._foundation._row_slices import RowSlices
 from rmsprop_optax._foundation._trees import is_leaf, leaves_with_paths, path_of
 from rmsprop_optax._foundation._types import AxisName, PyTree
@@ -196,7 +197,7 @@ def _state_specs(
     tx: optax.GradientTransformation, params: PyTree, count: int, axis: AxisName
 ) -> PyTree:
     """What belongs to a parameter is cut where that is; all else is whole."""
-    known = jax.tree_util.tree_leaves_with_path(params)
+    known = parameters_by_keys(params)
 
     def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
         p = parameter_of(path, leaf, known)

@@ -1,6 +1,7 @@
 """Which part of an optimizer state lies on which device."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,10 +9,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rmsprop_optax._foundation._axes import axis_size, names_of
+from rmsprop_optax._foundation._places import Keys, parameters_by_keys, place_of
 from rmsprop_optax._foundation._row_slices import RowSlices
 from rmsprop_optax._foundation._types import AxisName, PyTree
-
-Keys = tuple[Any, ...]
 
 
 def state_sharding(
@@ -62,7 +62,7 @@ def state_sharding(
       Models](https://arxiv.org/abs/1910.02054), 2020.
     """
     axis_size(mesh, axis_name)
-    known = jax.tree_util.tree_leaves_with_path(params)
+    known = parameters_by_keys(params)
 
     def shard(path: Keys, leaf: Any) -> Any:
         if isinstance(leaf, RowSlices):
@@ -80,20 +80,14 @@ def _is_rows(node: Any) -> bool:
     return isinstance(node, RowSlices)
 
 
-def parameter_of(path: Keys, leaf: Any, known: list[tuple[Keys, Any]]) -> Any:
-    """The parameter whose path is in that of the leaf; the longest one, if several."""
-    if not leaf.shape:
+def parameter_of(path: Keys, leaf: Any, known: Mapping[Keys, Any]) -> Any:
+    """The parameter that a leaf belongs to; None: to none, or it is a scalar."""
+    place = place_of(path, known)
+    # Parameters that are one array have no path: nothing but its dimensions is like it.
+    p = place.param if place else known.get(())
+    if p is None or not p.shape or not leaf.shape:
         return None
-    matches = [
-        (len(keys), p) for keys, p in known if p.shape and _contains(path, keys, leaf, p)
-    ]
-    return max(matches, key=lambda match: match[0])[1] if matches else None
-
-
-def _contains(path: Keys, keys: Keys, leaf: Any, p: Any) -> bool:
-    if not keys:  # the parameters are one array: nothing but its shape is like it
-        return len(leaf.shape) == len(p.shape)
-    return any(path[i : i + len(keys)] == keys for i in range(len(path) - len(keys) + 1))
+    return p if place or len(leaf.shape) == len(p.shape) else None
 
 
 def _spec_on(mesh: Mesh, p: Any) -> tuple[Any, ...]:
