@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmsprop_optax import rules
+from rmsprop_optax._foundation._dtypes import wide_dtype
 from rmsprop_optax._foundation._row_slices import RowSlices, get_rows, set_rows
 from rmsprop_optax._foundation._trees import rebuild
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax._foundation._validation import aligned, check_parameters
-from rmsprop_optax.leaves import PARAMS, wide_dtype
+from rmsprop_optax.leaves import PARAMS
 
 
 def apply_updates_stochastic(params: PyTree, updates: PyTree, key: jax.Array) -> PyTree:

@@ -1,6 +1,5 @@
 """Floor 2: how a moment is kept, and the one hallway every leaf walks through."""
 
-from rmsprop_optax.leaves._dtypes import wide_dtype as wide_dtype
 from rmsprop_optax.leaves._finite import all_finite as all_finite
 from rmsprop_optax.leaves._hallway import PARAMS as PARAMS
 from rmsprop_optax.leaves._hallway import add_leaves as add_leaves

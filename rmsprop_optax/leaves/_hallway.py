@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rmsprop_optax._foundation._dtypes import cast, real_dtype, wide_dtype
 from rmsprop_optax._foundation._row_slices import RowSlices, RowTotals, values_of
 from rmsprop_optax._foundation._trees import is_leaf, rebuild
 from rmsprop_optax._foundation._types import PyTree
@@ -16,7 +17,6 @@ from rmsprop_optax._foundation._validation import (
     check_holds,
 )
 from rmsprop_optax.leaves._blocks import blocks_of
-from rmsprop_optax.leaves._dtypes import real_dtype, wide_dtype
 from rmsprop_optax.leaves._rows import (
     add_rows,
     keep_padding,
@@ -95,7 +95,7 @@ def _widen(g: Any, *held: jax.Array) -> jax.Array:
     dtype = wide_dtype(leaf_dtype(g))
     for moment in held:
         dtype = jnp.promote_types(dtype, real_dtype(moment.dtype))
-    return jnp.asarray(g, dtype)
+    return cast(g, dtype)
 
 
 def _walk(
@@ -138,7 +138,7 @@ def _meet(
     blocks = blocks_of(held)
     moments = [open_moment(m, blocks) for m in held]
     wide = blocks.split(_widen(g, *moments))
-    weights = (blocks.split(jnp.asarray(p, leaf_dtype(p))) for p in read)
+    weights = (blocks.split(cast(p, leaf_dtype(p))) for p in read)
     update, *new = rule(wide, *(_widen_moment(m, wide) for m in moments), *weights)
     for old, moment in zip(moments, new, strict=True):
         check_holds(path, old, moment)
@@ -147,7 +147,7 @@ def _meet(
 
 
 def _widen_moment(moment: jax.Array, wide: jax.Array) -> jax.Array:
-    return moment.astype(jnp.promote_types(moment.dtype, real_dtype(wide.dtype)))
+    return cast(moment, jnp.promote_types(moment.dtype, real_dtype(wide.dtype)))
 
 
 def narrow(update: Any, dtype: jnp.dtype) -> Any:
@@ -156,4 +156,4 @@ def narrow(update: Any, dtype: jnp.dtype) -> Any:
         return map_values(lambda values: narrow(values, dtype), update)
     if jnp.iscomplexobj(update) and not jnp.issubdtype(dtype, jnp.complexfloating):
         return update
-    return update.astype(dtype)
+    return cast(update, dtype)

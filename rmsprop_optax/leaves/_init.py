@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from rmsprop_optax import rules
+from rmsprop_optax._foundation._dtypes import real_dtype, wide_dtype
 from rmsprop_optax._foundation._stored import BlockCodes, Dithered
 from rmsprop_optax._foundation._trees import is_leaf, leaves_with_paths, rebuild
 from rmsprop_optax._foundation._types import PyTree, Scalar
 from rmsprop_optax._foundation._validation import check_can_hold, check_parameters
 from rmsprop_optax.leaves._blocks import block_count
-from rmsprop_optax.leaves._dtypes import real_dtype, wide_dtype
 from rmsprop_optax.leaves._storage import MomentStorage
 
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from rmsprop_optax import rules
+from rmsprop_optax._foundation._dtypes import cast, wide_dtype
 from rmsprop_optax._foundation._stored import BlockCodes, Dithered
 from rmsprop_optax.leaves._blocks import Blocks, Whole, blocks_of
-from rmsprop_optax.leaves._dtypes import wide_dtype
 
 
 def open_moment(held: Any, blocks: Blocks | Whole) -> jax.Array:
@@ -16,17 +16,17 @@ def open_moment(held: Any, blocks: Blocks | Whole) -> jax.Array:
     if isinstance(held, BlockCodes):
         return rules.decode(blocks.split(held.codes), held.scale[..., None])
     if isinstance(held, Dithered):
-        return blocks.split(held.values.astype(wide_dtype(held.values.dtype)))
+        return blocks.split(cast(held.values, wide_dtype(held.values.dtype)))
     return blocks.split(held)
 
 
 def keep_moment(held: Any, new: jax.Array, blocks: Blocks | Whole) -> Any:
     """What was opened, kept as before."""
     if isinstance(held, BlockCodes):
-        return _encode(held, new.astype(held.scale.dtype), blocks)
+        return _encode(held, cast(new, held.scale.dtype), blocks)
     if isinstance(held, Dithered):
         return _round(held, blocks.join(new))
-    return blocks.join(new).astype(held.dtype)
+    return cast(blocks.join(new), held.dtype)
 
 
 def read_moment(held: Any) -> jax.Array:
@@ -53,5 +53,5 @@ def _encode(held: BlockCodes, new: jax.Array, blocks: Blocks | Whole) -> BlockCo
 
 def _round(held: Dithered, new: jax.Array) -> Dithered:
     bits = rules.dither(new.shape, held.key)
-    values = rules.round_randomly(new.astype(jnp.float32), held.values.dtype, bits)
+    values = rules.round_randomly(cast(new, jnp.float32), held.values.dtype, bits)
     return Dithered(values, rules.next_key(held.key))

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from rmsprop_optax._foundation._axes import names_of
+from rmsprop_optax._foundation._dtypes import wide_dtype
 from rmsprop_optax._foundation._row_slices import RowSlices
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import AxisName, PyTree
-from rmsprop_optax.leaves import narrow, wide_dtype
+from rmsprop_optax.leaves import narrow
 from rmsprop_optax.transforms._loss_scale import scale_loss
 
 

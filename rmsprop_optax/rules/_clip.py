@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from rmsprop_optax._foundation._dtypes import real_like
 from rmsprop_optax._foundation._types import Scalar
 
 
@@ -24,4 +25,4 @@ def clip_by_norm(g: jax.Array, norm: jax.Array, max_norm: Scalar) -> jax.Array:
     exceeds = ~(norm <= max_norm)
     # In this order: max_norm / norm is at most 1 and can't overflow.
     factor = max_norm / jnp.where(exceeds, norm, 1)
-    return jnp.where(exceeds, g * factor.astype(g.real.dtype), g)
+    return jnp.where(exceeds, g * real_like(factor, g), g)

@@ -73,8 +73,8 @@ def _block_max(x: jax.Array) -> jax.Array:
     """The largest of each block of numbers that are not negative.
 
     By quarters, and as integers, which have the order of such numbers, and NaN above all:
-    then XLA on CPU makes one loop of it and of what makes ``x``, where `jnp.max`, or eight
-    parts at once, have that written to memory first, at twice the time of the step.
+    then XLA on CPU makes one loop of it and of what makes ``x``, where `jnp.max` has that
+    written to memory first, as have eight parts at once: at twice the time of a step.
     """
     bits = jax.lax.bitcast_convert_type(x, _integers(x.dtype))
     while (size := bits.shape[-1]) > 1:

@@ -8,6 +8,7 @@ import optax
 
 from rmsprop_optax import rules
 from rmsprop_optax._foundation._counts import next_count
+from rmsprop_optax._foundation._dtypes import as_number, real_like
 from rmsprop_optax._foundation._types import Count, PyTree, Scalar
 from rmsprop_optax._foundation._validation import (
     check_closed_decay,
@@ -90,11 +91,11 @@ def average_params(
     ) -> tuple[PyTree, AverageParamsState]:
         check_has_params(params, "average_params")
         iteration = state.count // every_k
-        beta = jnp.where(iteration == 0, 0.0, decay)
+        beta = as_number(jnp.where(iteration == 0, 0.0, decay))
 
         def rule(u: jax.Array, ema: jax.Array, p: jax.Array) -> tuple[jax.Array, ...]:
             held = (p + u).astype(p.dtype).astype(ema.dtype)
-            ema = rules.average(held, ema, beta.astype(ema.real.dtype))
+            ema = rules.average(held, ema, real_like(beta, ema))
             if overwrite_frequency is None:
                 return u, ema
             overwrites = (iteration + 1) % overwrite_frequency == 0

@@ -1,9 +1,9 @@
 """Coupled weight decay: the gradient of an L2 penalty, before everything else."""
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._dtypes import as_number, real_like
 from rmsprop_optax._foundation._types import PyTree, Scalar
 from rmsprop_optax._foundation._validation import check_has_params, check_non_negative
 from rmsprop_optax.leaves import map_leaves
@@ -43,10 +43,10 @@ def add_decayed_weights(weight_decay: Scalar) -> optax.GradientTransformation:
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, optax.EmptyState]:
         check_has_params(params, "add_decayed_weights")
-        factor = jnp.asarray(weight_decay)
+        factor = as_number(weight_decay)
 
         def rule(g: jax.Array, p: jax.Array) -> jax.Array:
-            return g + factor.astype(g.real.dtype) * p
+            return g + real_like(factor, g) * p
 
         return map_leaves(rule, updates, params=params), state
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._counts import next_count
+from rmsprop_optax._foundation._dtypes import as_number, real_like
 from rmsprop_optax._foundation._schedules import as_schedule
 from rmsprop_optax._foundation._types import LearningRate, PyTree
 from rmsprop_optax.leaves import map_leaves
@@ -70,8 +71,8 @@ def scale_by_learning_rate(
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, ScaleByLearningRateState]:
         del params
-        factor = sign * jnp.asarray(rate_at(state.count))
-        updates = map_leaves(lambda g: g * factor.astype(g.real.dtype), updates)
+        factor = as_number(sign * rate_at(state.count))
+        updates = map_leaves(lambda g: g * real_like(factor, g), updates)
         count = next_count(state.count)
         return updates, ScaleByLearningRateState(count=count)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._dtypes import real_like
 from rmsprop_optax._foundation._trees import path_of
 from rmsprop_optax._foundation._types import PyTree, Scalar
 from rmsprop_optax._foundation._validation import check_found_once, check_positive
@@ -65,7 +66,7 @@ def unscale_loss(loss_scale: Scalar) -> optax.GradientTransformation:
     ) -> tuple[PyTree, UnscaleLossState]:
         del params
         scale = state.loss_scale
-        updates = map_leaves(lambda g: g / scale.astype(g.real.dtype), updates)
+        updates = map_leaves(lambda g: g / real_like(scale, g), updates)
         return updates, current()
 
     return optax.GradientTransformation(init_fn, update_fn)

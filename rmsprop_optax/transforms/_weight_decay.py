@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._counts import next_count
+from rmsprop_optax._foundation._dtypes import as_number, real_like
 from rmsprop_optax._foundation._schedules import as_schedule
 from rmsprop_optax._foundation._trees import path_of
 from rmsprop_optax._foundation._types import LearningRate, Mask, PyTree, Scalar
@@ -76,10 +77,10 @@ def decay_weights(
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, DecayWeightsState]:
         check_has_params(params, "decay_weights")
-        factor = jnp.asarray(rate_at(state.count) * weight_decay)
+        factor = as_number(rate_at(state.count) * weight_decay)
 
         def rule(u: jax.Array, p: jax.Array) -> jax.Array:
-            return u - factor.astype(u.real.dtype) * p
+            return u - real_like(factor, u) * p
 
         updates = map_leaves(rule, updates, params=params)
         return updates, DecayWeightsState(count=next_count(state.count))

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._dtypes import wide_dtype
 from rmsprop_optax._foundation._row_slices import values_of
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.leaves import map_values, narrow, touched_size, wide_dtype
+from rmsprop_optax.leaves import map_values, narrow, touched_size
 
 
 def cautious(

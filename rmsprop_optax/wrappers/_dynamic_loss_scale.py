@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._axes import check_axis_name
+from rmsprop_optax._foundation._dtypes import real_like
 from rmsprop_optax._foundation._types import AxisName, Count, PyTree, Scalar
 from rmsprop_optax._foundation._validation import check_positive, check_whole_number
 from rmsprop_optax.leaves import all_finite, map_leaves
@@ -94,7 +95,7 @@ def dynamic_loss_scale(
     ) -> tuple[PyTree, DynamicLossScaleState]:
         finite = all_finite(updates, axis_name)
         scale = state.loss_scale
-        unscaled = map_leaves(lambda g: g / scale.astype(g.real.dtype), updates)
+        unscaled = map_leaves(lambda g: g / real_like(scale, g), updates)
 
         def make() -> tuple[PyTree, PyTree]:
             return inner.update(unscaled, state.inner_state, params, **extra_args)

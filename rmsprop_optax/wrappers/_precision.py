@@ -3,12 +3,12 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._dtypes import cast, wide_dtype
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.leaves import leaf_dtype, map_values, narrow, wide_dtype
+from rmsprop_optax.leaves import leaf_dtype, map_values, narrow
 
 
 def in_float32(
@@ -51,9 +51,7 @@ def in_float32(
 
 def _widen(update: Any) -> Any:
     dtype = None if update is None else wide_dtype(leaf_dtype(update))
-    return (
-        map_values(lambda values: jnp.asarray(values, dtype), update) if dtype else None
-    )
+    return map_values(lambda values: cast(values, dtype), update) if dtype else None
 
 
 def _round_to(update: Any, made: PyTree) -> PyTree:
