@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
+import pytest
 
 import rmsprop_optax as ro
 
@@ -79,3 +80,9 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     ),
     "optax": lambda: ro.dialects.optax(0.1, momentum=0.9, bias_correction=True),
 }
+# Its programs are the longest, and its parts have rows and tests of their own.
+SLOW = {"rmsprop, one byte"}
+ROWS = [
+    pytest.param(name, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+    for name in TABLE
+]

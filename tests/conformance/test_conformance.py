@@ -12,10 +12,15 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.conformance._table import TABLE
+from tests.conformance._table import ROWS, TABLE
 
-every_row = pytest.mark.parametrize("make", TABLE.values(), ids=TABLE.keys())
+every_row = pytest.mark.parametrize("make", ROWS, indirect=True)
 STEPS = 4
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest) -> Callable[[], Any]:
+    return TABLE[request.param]
 
 
 class Layer(NamedTuple):
@@ -131,11 +136,13 @@ def test_vmap_is_a_loop(make: Callable[[], Any]) -> None:
     tx, params = make(), _params()
     many = [_grads(i, jnp.float32) for i in range(3)]
 
+    @jax.jit
     def train(gradient: Any) -> Any:
         after, _, _ = _run(tx, params, [gradient] * 2, wrap=lambda f: f)
         return after
 
-    together = jax.vmap(train)(jax.tree.map(lambda *g: jnp.stack(g), *many))
+    stacked = jax.tree.map(lambda *g: jnp.stack(g), *many)
+    together = jax.jit(jax.vmap(train))(stacked)
     for index, gradient in enumerate(many):
         _assert_close(jax.tree.map(lambda p, i=index: p[i], together), train(gradient))
 

@@ -51,6 +51,7 @@ def _state(folder: Path, steps: str) -> TrainState:
     return state
 
 
+@pytest.mark.slow
 def test_a_run_that_went_on_is_bit_identical_to_one_that_never_stopped(
     tmp_path: Path,
 ) -> None:
@@ -83,6 +84,7 @@ def test_it_learns_and_says_where_its_files_are(
     assert len(out.split("The following ", 2)[2].splitlines()[0]) > 0
 
 
+@pytest.mark.slow
 def test_compare_draws_three_curves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

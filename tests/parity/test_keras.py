@@ -89,7 +89,7 @@ AVERAGES = [
 
 
 # The whole grid takes minutes: each corner does a part of it, another one each.
-PARTS = 12
+PARTS = 24
 
 
 def _slow(part: int) -> Any:
@@ -236,6 +236,7 @@ def test_the_golden_run_of_keras() -> None:
         np.testing.assert_allclose(p, expected, atol=1e-4, err_msg=f"step {step}")
 
 
+@pytest.mark.slow
 def test_the_reference_is_keras_too() -> None:
     params, grads = _problem(11)
     for index, (clip, (decays, decay), average) in enumerate(
