@@ -14,6 +14,8 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SECONDS_A_CELL = 600
 # What conftest.py sets for tests; a reader's kernel has neither.
 ONLY_FOR_TESTS = ("JAX_NUM_CPU_DEVICES", "MPLBACKEND")
+# What the extra `notebooks` does not install, because it takes gigabytes.
+FRAMEWORKS = {"centered.ipynb": ["torch"], "which_rmsprop.ipynb": ["torch"]}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 
@@ -28,6 +30,7 @@ def test_a_committed_notebook_has_the_outputs_of_each_cell(path: Path) -> None:
 @every_notebook
 def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     nbformat, nbclient = _jupyter("nbformat", "nbclient")
+    _require(*FRAMEWORKS.get(path.name, []), extras="notebooks,parity")
     copy = shutil.copy(path, tmp_path)
     notebook = nbformat.read(copy, as_version=4)
     for cell in notebook.cells:
@@ -60,11 +63,16 @@ def _problems(notebook: dict[str, Any]) -> list[str]:
 
 
 def _jupyter(*names: str) -> list[Any]:
-    """Its modules; without them the test is skipped, but never in CI."""
-    for name in (*names, "ipykernel"):
+    """Its modules."""
+    _require(*names, "ipykernel", extras="notebooks")
+    return [importlib.import_module(name) for name in names]
+
+
+def _require(*names: str, extras: str) -> None:
+    """Without these modules the test is skipped, but never in CI."""
+    for name in names:
         if importlib.util.find_spec(name) is None:
-            reason = f"needs {name}: pip install '.[notebooks]'"
+            reason = f"needs {name}: pip install '.[{extras}]'"
             if os.environ.get("CI"):
                 pytest.fail(reason)
             pytest.skip(reason)
-    return [importlib.import_module(name) for name in names]
