@@ -53,9 +53,16 @@ def rmsprop(
 ) -> Rmsprop:
     r"""RMSprop with the arguments, the defaults and the numbers of Keras 3.
 
-    $$\nu_t = \rho\,\nu_{t-1} + (1 - \rho)\,|g_t|^2, \qquad
-      b_t = \mu\,b_{t-1} + \eta_t \frac{g_t}{\sqrt{\nu_t + \epsilon}}, \qquad
-      p_t = p_{t-1} - b_t - \eta_t\,\lambda\,p_{t-1}$$
+    $$ν_t = ρ ν_{t-1} + (1 - ρ) |g_t|^2$$
+
+    $$b_t = μ b_{t-1} + η_t g_t / \sqrt{ν_t + ε}$$
+
+    $$p_t = p_{t-1} - b_t - η_t λ p_{t-1}$$
+
+    with the gradient g, its mean square ν, the momentum b and the parameter p; the other
+    letters are arguments, and named there. Parameters are any tree of floating-point or
+    complex arrays. [`describe`][rmsprop_optax.describe] prints these lines with the
+    values that were given.
 
     A gradient flows through: the inverse of the loss scale, the mean over the
     accumulation, one kind of clipping, the second moment (or the variance), the learning
@@ -68,17 +75,17 @@ def rmsprop(
     moments, momentum, decay and average move only in rows that are.
 
     Args:
-      learning_rate: $\eta$: a number or scalar array; an Optax schedule, called with the
+      learning_rate: $η$: a number or scalar array; an Optax schedule, called with the
         number of calls of ``update`` so far; or a callable without arguments, read at
         every step, out of a compiled one too.
-      rho: $\rho$, the decay of the mean square, in [0, 1).
-      momentum: $\mu$, in [0, 1). The Python numbers 0 and None mean no momentum, and
+      rho: $ρ$, the decay of the mean square, in [0, 1).
+      momentum: $μ$, in [0, 1). The Python numbers 0 and None mean no momentum, and
         no memory for it; an array always has both.
-      epsilon: $\epsilon$, at least 0, inside the root.
+      epsilon: $ε$, at least 0, inside the root.
       centered: Whether to divide by the standard deviation instead, at the price of one
         more moment; see [`scale_by_stddev`][rmsprop_optax.scale_by_stddev]. It can't
         turn NaN, as Keras's own does.
-      weight_decay: $\lambda$, at least 0, decoupled; None or the Python number 0: none.
+      weight_decay: $λ$, at least 0, decoupled; None or the Python number 0: none.
       clipnorm: Largest norm of the gradient of each leaf, greater than 0.
       clipvalue: Largest magnitude of each value of a gradient, greater than 0.
       global_clipnorm: Largest norm of all gradients together, greater than 0. At most
@@ -99,9 +106,9 @@ def rmsprop(
       nesterov: Whether the momentum is Nesterov's; needs ``momentum``.
       weight_decay_mask: Which parameters decay: a tree of booleans, or a function that
         makes one, such as ``exclude_paths("bias", "norm")``.
-      eps_in_sqrt: False adds $\epsilon$ outside the root, as PyTorch does.
+      eps_in_sqrt: False adds $ε$ outside the root, as PyTorch does.
       initial_scale: The mean square before the first step; TensorFlow 1 has 1.
-      bias_correction: Whether the moments are divided by $1 - \rho^t$, as in Adam.
+      bias_correction: Whether the moments are divided by $1 - ρ^t$, as in Adam.
       skip_nonfinite: Whether a call with an infinite or NaN gradient is dropped: a zero
         update, and a state as if it had not been, but for a counter.
       accumulate_rows: Where gradients are accumulated and some come as
@@ -116,8 +123,11 @@ def rmsprop(
         ``skip_nonfinite`` has one verdict for all devices.
 
     Returns:
-      A transformation: ``init(params)``, and ``update(grads, state, params)``, where
-      ``params`` is needed with ``weight_decay`` and ``use_ema``.
+      A transformation for any Optax chain: ``init(params)`` makes the state, and
+      ``update(grads, state, params)`` gives updates for `optax.apply_updates` and the
+      next state; ``params`` is needed with ``weight_decay`` and ``use_ema``. Moments are
+      read by ``optax.tree.get(state, "nu")``: ``nu`` (centered: the variance), ``mu``,
+      ``trace``, ``ema``.
 
     Raises:
       ValueError: For values out of their range, two kinds of clipping, arguments that
@@ -138,6 +148,24 @@ def rmsprop(
       >>> updates, opt_state = tx.update(grads, opt_state, params)
       >>> print(optax.apply_updates(params, updates))
       9.683772
+
+      Training, with a step that is compiled:
+
+      >>> def loss_fn(params, batch):
+      ...     return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
+      >>> tx = rmsprop_optax.rmsprop(0.01, momentum=0.9)
+      >>> @jax.jit
+      ... def step(params, opt_state, batch):
+      ...     loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+      ...     updates, opt_state = tx.update(grads, opt_state, params)
+      ...     return optax.apply_updates(params, updates), opt_state, loss
+      >>> params = {"w": jnp.zeros(2)}
+      >>> opt_state = tx.init(params)
+      >>> batch = {"x": jnp.eye(2), "y": jnp.array([1.0, -1.0])}
+      >>> for _ in range(100):
+      ...     params, opt_state, loss = step(params, opt_state, batch)
+      >>> print(f"{loss:.4f}")
+      0.0000
 
     References:
       Hinton, Srivastava and Swersky, [Neural Networks for Machine Learning, lecture

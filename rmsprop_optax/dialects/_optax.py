@@ -28,25 +28,27 @@ def optax(
 ) -> Rmsprop:
     r"""`optax.rmsprop`, with its arguments and its numbers.
 
-    $$\nu_t = \rho\,\nu_{t-1} + (1 - \rho)\,|g_t|^2, \qquad
-      b_t = \mu\,b_{t-1} + \eta_t \frac{g_t}{\sqrt{\nu_t + \epsilon}}, \qquad
-      p_t = p_{t-1} - b_t$$
+    $$ν_t = ρ ν_{t-1} + (1 - ρ) |g_t|^2$$
 
-    What differs from Keras: the argument names, and $\epsilon$ is 1e-8. What differs
+    $$b_t = μ b_{t-1} + η_t g_t / \sqrt{ν_t + ε}$$
+
+    $$p_t = p_{t-1} - b_t$$
+
+    What differs from Keras: the argument names, and $ε$ is 1e-8. What differs
     from Optax: centered, it can't turn NaN; and moments of bfloat16 and float16
     parameters are kept in float32.
 
     Args:
-      learning_rate: $\eta$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes.
-      decay: $\rho$, in [0, 1).
-      eps: $\epsilon$, at least 0.
-      initial_scale: $\nu_0$, at least 0.
-      eps_in_sqrt: False adds $\epsilon$ outside the root.
+      learning_rate: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes.
+      decay: $ρ$, in [0, 1).
+      eps: $ε$, at least 0.
+      initial_scale: $ν_0$, at least 0.
+      eps_in_sqrt: False adds $ε$ outside the root.
       centered: Whether the variance is taken instead of the mean square.
-      momentum: $\mu$, in [0, 1). The Python numbers 0 and None mean no momentum.
+      momentum: $μ$, in [0, 1). The Python numbers 0 and None mean no momentum.
       nesterov: Whether the momentum is Nesterov's. Without momentum it has no effect, as
         in Optax.
-      bias_correction: Whether the moments are divided by $1 - \rho^t$.
+      bias_correction: Whether the moments are divided by $1 - ρ^t$.
       moment_storage: How moments are kept between steps: a
         [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
         or a floating dtype; None: the parameter's dtype or float32, if that is wider.

@@ -27,21 +27,23 @@ def tf1(
 ) -> Rmsprop:
     r"""`tf.compat.v1.train.RMSPropOptimizer`, with its arguments and its numbers.
 
-    $$v_t = v_{t-1} + (1 - \rho)(g_t^2 - v_{t-1}),\; v_0 = 1, \qquad
-      b_t = \mu\,b_{t-1} + \eta_t \frac{g_t}{\sqrt{v_t + \epsilon}}, \qquad
-      p_t = p_{t-1} - b_t$$
+    $$v_t = v_{t-1} + (1 - ρ) (g_t^2 - v_{t-1}), v_0 = 1$$
+
+    $$b_t = μ b_{t-1} + η_t g_t / \sqrt{v_t + ε}$$
+
+    $$p_t = p_{t-1} - b_t$$
 
     What differs from Keras: $v$ starts at 1, so that the first steps are short where
-    gradients are small, and $\epsilon$ is 1e-10. It is also what the kernels
+    gradients are small, and $ε$ is 1e-10. It is also what the kernels
     `tf.raw_ops.ResourceApplyRMSProp` and `ResourceApplyCenteredRMSProp` compute.
 
     Args:
-      learning_rate: $\eta$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes;
+      learning_rate: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes;
         a schedule where TensorFlow has a tensor of the global step.
-      decay: $\rho$, in [0, 1).
-      momentum: $\mu$, in [0, 1). The Python number 0 means no momentum, and no memory
+      decay: $ρ$, in [0, 1).
+      momentum: $μ$, in [0, 1). The Python number 0 means no momentum, and no memory
         for it.
-      epsilon: $\epsilon$, at least 0, inside the root.
+      epsilon: $ε$, at least 0, inside the root.
       use_locking: Accepted, and without effect: there are no locks in JAX.
       centered: Whether the variance is taken instead of the mean square.
       name: The label of the step in traces and profiles (`jax.named_scope`).

@@ -34,29 +34,35 @@ def tf_keras(
 ) -> Rmsprop:
     r"""`tf.keras.optimizers.RMSprop` of tf.keras up to 2.10, arguments and numbers.
 
-    $$v_t = \rho\,v_{t-1} + (1 - \rho)\,g_t^2, \qquad
-      b_t = \mu\,b_{t-1} + \eta_t \frac{g_t}{\sqrt{v_t + \epsilon}}, \qquad
-      p_t = p_{t-1} - b_t \qquad (\mu > 0)$$
+    $$v_t = ρ v_{t-1} + (1 - ρ) g_t^2$$
 
-    $$p_t = p_{t-1} - \eta_t \frac{g_t}{\sqrt{v_t} + \epsilon} \qquad (\mu = 0)$$
+    With momentum:
 
-    What differs from Keras 3: *without* momentum $\epsilon$ is outside the root. From
+    $$b_t = μ b_{t-1} + η_t g_t / \sqrt{v_t + ε}$$
+
+    $$p_t = p_{t-1} - b_t$$
+
+    Without:
+
+    $$p_t = p_{t-1} - η_t g_t / (\sqrt{v_t} + ε)$$
+
+    What differs from Keras 3: *without* momentum $ε$ is outside the root. From
     2.11 on the class is called `tf.keras.optimizers.legacy.RMSprop` (and lives in the
     package tf_keras); what took its name then is [`rmsprop`][rmsprop_optax.rmsprop].
 
     Args:
-      learning_rate: $\eta$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes.
-      rho: $\rho$, in [0, 1).
-      momentum: $\mu$, in [0, 1). The Python number 0 means no momentum, and moves
-        $\epsilon$ out of the root. An array is a momentum, as a tensor is there.
-      epsilon: $\epsilon$, at least 0; the Python numbers 0 and None mean 1e-7, as there.
+      learning_rate: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes.
+      rho: $ρ$, in [0, 1).
+      momentum: $μ$, in [0, 1). The Python number 0 means no momentum, and moves
+        $ε$ out of the root. An array is a momentum, as a tensor is there.
+      epsilon: $ε$, at least 0; the Python numbers 0 and None mean 1e-7, as there.
       centered: Whether the variance is taken instead of the mean square.
       name: The label of the step in traces and profiles (`jax.named_scope`).
       clipnorm: Largest norm of the gradient of each leaf, greater than 0.
       clipvalue: Largest magnitude of each value of a gradient, greater than 0; comes
         before either norm.
       global_clipnorm: Largest norm of all gradients together; not with ``clipnorm``.
-      decay: At least 0; the learning rate is divided by $1 + \text{decay} \cdot t$.
+      decay: At least 0; the learning rate is divided by ``1 + decay * t``.
       moment_storage: How moments are kept between steps: a
         [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
         or a floating dtype; None: the parameter's dtype or float32, if that is wider.

@@ -35,29 +35,31 @@ def timm(
 ) -> Rmsprop:
     r"""`timm.optim.RMSpropTF`, with its arguments and its numbers.
 
-    $$v_t = v_{t-1} + (1 - \alpha)(g_t^2 - v_{t-1}),\; v_0 = 1, \qquad
-      b_t = \mu\,b_{t-1} + \eta_t \frac{g_t}{\sqrt{v_t + \epsilon}}, \qquad
-      p_t = p_{t-1} - b_t$$
+    $$v_t = v_{t-1} + (1 - α) (g_t^2 - v_{t-1}), v_0 = 1$$
 
-    TensorFlow 1's update under PyTorch's argument names: $v$ starts at 1, $\epsilon$ is
+    $$b_t = μ b_{t-1} + η_t g_t / \sqrt{v_t + ε}$$
+
+    $$p_t = p_{t-1} - b_t$$
+
+    TensorFlow 1's update under PyTorch's argument names: $v$ starts at 1, $ε$ is
     inside the root, and the learning rate inside the momentum.
 
     Args:
-      lr: $\eta$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes.
-      alpha: $\alpha$, in [0, 1).
-      eps: $\epsilon$, at least 0, inside the root.
-      weight_decay: $\lambda$, at least 0: coupled, $g_t \leftarrow g_t + \lambda\,p$,
+      lr: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes.
+      alpha: $α$, in [0, 1).
+      eps: $ε$, at least 0, inside the root.
+      weight_decay: $λ$, at least 0: coupled, $g_t ← g_t + λ p$,
         unless ``decoupled_decay``.
-      momentum: $\mu$, in [0, 1). The Python number 0 means no momentum.
+      momentum: $μ$, in [0, 1). The Python number 0 means no momentum.
       centered: Whether the variance is taken instead of the mean square.
-      decoupled_decay: Whether the decay is $-\eta_t\,\lambda\,p$, beside the update.
+      decoupled_decay: Whether the decay is $-η_t λ p$, beside the update.
       corrected_weight_decay: Whether the decoupled decay is
-        $-\eta_t^2 / \eta_\text{max}\,\lambda\,p$; without effect on a coupled one.
-      lr_in_momentum: False: $b_t = \mu\,b_{t-1} + g_t / s$ and $p \leftarrow p - \eta b$.
+        $-η_t^2 λ p / η_{max}$; without effect on a coupled one.
+      lr_in_momentum: False: $b_t = μ b_{t-1} + g_t / s$ and $p ← p - η b$.
       caution: Whether the momentum moves only where the gradient agrees, see
         [`cautious`][rmsprop_optax.cautious]; without effect if there is none.
       foreach: Accepted, and without effect: XLA fuses the leaves as it sees fit.
-      max_lr: $\eta_\text{max}$. timm takes the ``lr`` that its constructor got; give it
+      max_lr: $η_{max}$. timm takes the ``lr`` that its constructor got; give it
         where ``lr`` is a callable. Not an argument of timm.
       moment_storage: How moments are kept between steps: a
         [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``

@@ -29,26 +29,28 @@ def torch(
 ) -> Rmsprop:
     r"""`torch.optim.RMSprop`, with its arguments and its numbers.
 
-    $$v_t = \alpha\,v_{t-1} + (1 - \alpha)\,g_t^2, \qquad
-      b_t = \mu\,b_{t-1} + \frac{g_t}{\sqrt{v_t} + \epsilon}, \qquad
-      p_t = p_{t-1} - \eta_t\,b_t$$
+    $$v_t = α v_{t-1} + (1 - α) g_t^2$$
 
-    What differs from Keras: $\epsilon$ is outside the root, the learning rate outside
+    $$b_t = μ b_{t-1} + g_t / (\sqrt{v_t} + ε)$$
+
+    $$p_t = p_{t-1} - η_t b_t$$
+
+    What differs from Keras: $ε$ is outside the root, the learning rate outside
     the momentum (when it drops, what the momentum has gathered drops with it), and
-    weight decay is coupled: $g_t \leftarrow g_t + \lambda\,p_{t-1}$ comes first.
+    weight decay is coupled: $g_t ← g_t + λ p_{t-1}$ comes first.
 
     Parameter groups are `optax.partition`, one ``torch(...)`` a group. A complex
     parameter is two real ones, as there; but JAX's gradient of a real loss is the
     *conjugate* of PyTorch's, so conjugate complex gradients before the update.
 
     Args:
-      lr: $\eta$: a number or scalar array; a schedule of the step (what a PyTorch
+      lr: $η$: a number or scalar array; a schedule of the step (what a PyTorch
         scheduler that is stepped after each update amounts to); or a callable without
         arguments, read at every step.
-      alpha: $\alpha$, in [0, 1).
-      eps: $\epsilon$, at least 0, outside the root.
-      weight_decay: $\lambda$, at least 0, an L2 penalty.
-      momentum: $\mu$, in [0, 1). The Python number 0 means no momentum.
+      alpha: $α$, in [0, 1).
+      eps: $ε$, at least 0, outside the root.
+      weight_decay: $λ$, at least 0, an L2 penalty.
+      momentum: $μ$, in [0, 1). The Python number 0 means no momentum.
       centered: Whether the variance is taken instead of the mean square. Here it can't
         turn NaN.
       capturable: Accepted, and without effect: a jitted step always is one graph.

@@ -18,12 +18,12 @@ _LEAST_IN_BYTES = 4096
 
 @dataclass(frozen=True)
 class MomentStorage:
-    r"""How the moments of an optimizer are kept between its steps.
+    """How the moments of an optimizer are kept between its steps.
 
     ``"one_byte"`` keeps a byte a value and a scale a block. The code $c$ of a value in a
-    block with scale $s$ stands for $(c\,s)^2$: of a second moment, the root is kept, in
+    block with scale $s$ stands for $(c s)^2$: of a second moment, the root is kept, in
     255 steps, the largest of the block being the last. So a root is off by at most one
-    step, $r_\text{max} / 255$ (to the nearest, half of one): 0.4 % for the largest of its
+    step, $r_{max} / 255$ (to the nearest, half of one): 0.4 % for the largest of its
     block, 4 % for one of a tenth of it. Zero stays zero; what is not zero is at
     least one step, so no denominator vanishes; what is infinite counts as the largest
     finite number; NaN makes its block NaN. Means and momentum have a sign and 127 steps.

@@ -36,20 +36,19 @@ def average_params(
     overwrite_frequency: Count | None = None,
     every_k: Count = 1,
 ) -> optax.GradientTransformation:
-    r"""Averages the parameters that the update will make, and may overwrite them.
+    """Averages the parameters that the update will make, and may overwrite them.
 
-    $$\bar p_t = \beta_t\,\bar p_{t-1} + (1 - \beta_t)\,(p + u), \qquad
-      \beta_t = 0 \text{ while } i = 0, \text{ else } \beta$$
+    $$a_t = β a_{t-1} + (1 - β) (p + u)$$
 
-    Whenever $(i + 1)$ is a multiple of ``overwrite_frequency``, the update becomes
-    $\bar p_t - p$, so that the parameter becomes its average. The clock is
-    $i = \lfloor t / \text{every\_k} \rfloor$, with t the calls from 0. Comes last in a
-    chain; $p + u$ is the sum that `optax.apply_updates` makes, in its dtype. Of rows
+    While $i = 0$, $β$ counts as 0. Whenever $i + 1$ is a multiple of
+    ``overwrite_frequency``, the update becomes $a_t - p$, so that the parameter becomes
+    its average. The clock is ``i = t // every_k``, with t the calls from 0. Comes last in
+    a chain; $p + u$ is the sum that `optax.apply_updates` makes, in its dtype. Of rows
     ([`RowSlices`][rmsprop_optax.sparse.RowSlices]), only those move that the step
     touches; the others keep their average.
 
     Args:
-      decay: $\beta$, in [0, 1].
+      decay: $β$, in [0, 1].
       overwrite_frequency: In iterations, at least 1; None: never.
       every_k: Calls to an iteration, at least 1: the length of a gradient accumulation
         that comes before.

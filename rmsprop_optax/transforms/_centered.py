@@ -43,23 +43,25 @@ def scale_by_stddev(
 ) -> optax.GradientTransformation:
     r"""Divides each gradient by the running standard deviation of the gradient.
 
-    $$\mu_t = \mu_{t-1} + (1 - \rho)(g_t - \mu_{t-1}), \qquad
-      \nu_t = \rho\,\nu_{t-1} + \frac{1 - \rho}{\rho}\,|g_t - \mu_t|^2, \qquad
-      u_t = \frac{g_t}{\sqrt{\nu_t + \epsilon}}$$
+    $$μ_t = μ_{t-1} + (1 - ρ) (g_t - μ_{t-1})$$
 
-    Here $\nu$ is, in exact arithmetic, what every other library computes as
+    $$ν_t = ρ ν_{t-1} + (1 - ρ) |g_t - μ_t|^2 / ρ$$
+
+    $$u_t = g_t / \sqrt{ν_t + ε}$$
+
+    Here $ν$ is, in exact arithmetic, what every other library computes as
     $E[|g|^2] - |E[g]|^2$. That difference of two nearly equal numbers cancels: in
     float32, gradients whose spread is 1e-4 of their mean make it negative, and the root
     NaN. The sum above has no negative term.
 
     Args:
-      decay: $\rho$, in [0, 1).
-      eps: $\epsilon$, at least 0.
-      initial_scale: $\nu_0$, the variance before the first gradient.
-      eps_in_sqrt: Whether $\epsilon$ is added inside the root or outside.
-      bias_correction: Whether mean and mean square are both divided by $1 - \rho^t$
+      decay: $ρ$, in [0, 1).
+      eps: $ε$, at least 0.
+      initial_scale: $ν_0$, the variance before the first gradient.
+      eps_in_sqrt: Whether $ε$ is added inside the root or outside.
+      bias_correction: Whether mean and mean square are both divided by $1 - ρ^t$
         before they are subtracted, as in Optax. Then the first gradient has no
-        variance, and the first update is $g_1 / \sqrt{\epsilon}$.
+        variance, and the first update is $g_1 / \sqrt{ε}$.
       moment_storage: How moments are kept between steps: a
         [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
         or a floating dtype; None: the parameter's dtype or float32, if that is wider.

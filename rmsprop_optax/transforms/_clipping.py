@@ -67,7 +67,9 @@ def clip_by_norm(
 ) -> optax.GradientTransformation:
     r"""Scales each leaf down to the norm ``max_norm``, where its own norm is larger.
 
-    $$u = g \min\left(1, \frac{\text{max\_norm}}{\lVert g \rVert_2}\right)$$
+    $$u = g \min(1, c / ‖g‖)$$
+
+    with c = ``max_norm``.
 
     The norm is taken in float32 or wider, and is right for values up to the dtype's own
     largest: squares that overflow are measured again, scaled.
@@ -121,8 +123,9 @@ def clip_by_global_norm(
 ) -> optax.GradientTransformation:
     r"""Scales all leaves down by one factor, where their joint norm exceeds ``max_norm``.
 
-    $$u_i = g_i \min\left(1, \frac{\text{max\_norm}}
-      {\sqrt{\sum_j \lVert g_j \rVert_2^2}}\right)$$
+    $$u_i = g_i \min(1, c / \sqrt{\sum_j ‖g_j‖^2})$$
+
+    with c = ``max_norm``.
 
     As `optax.clip_by_global_norm`, but the norm is taken in float32 or wider whatever
     the gradients' dtype, and is right where squares overflow.

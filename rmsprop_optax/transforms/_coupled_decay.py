@@ -10,15 +10,15 @@ from rmsprop_optax.leaves import map_leaves
 
 
 def add_decayed_weights(weight_decay: Scalar) -> optax.GradientTransformation:
-    r"""Adds the gradient of an L2 penalty: $g \leftarrow g + \lambda\,p$.
+    """Adds the gradient of an L2 penalty: $g ← g + λ p$.
 
     Coupled: it comes first, so that RMSprop normalizes the penalty together with the
     gradient, as PyTorch's ``weight_decay`` does. For decay beside the update, see
     [`decay_weights`][rmsprop_optax.decay_weights]. As `optax.add_decayed_weights`, but
-    $\lambda p$ of a bfloat16 parameter is not rounded to bfloat16 before it is added.
+    $λ p$ of a bfloat16 parameter is not rounded to bfloat16 before it is added.
 
     Args:
-      weight_decay: $\lambda$, at least 0.
+      weight_decay: $λ$, at least 0.
 
     Returns:
       A transformation without state that needs ``params`` at every update.

@@ -26,7 +26,7 @@ class ScaleByLearningRateState(NamedTuple):
 def scale_by_learning_rate(
     learning_rate: LearningRate, *, flip_sign: bool = True
 ) -> optax.GradientTransformation:
-    r"""Multiplies the updates by minus the learning rate: $u = -\eta_t\,g$.
+    """Multiplies the updates by minus the learning rate: $u = -η_t g$.
 
     As `optax.scale_by_learning_rate`, and three things more: updates keep their dtype
     under an array as rate, the state is the same for every kind of rate, and a callable

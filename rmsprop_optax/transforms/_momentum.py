@@ -12,17 +12,18 @@ from rmsprop_optax.leaves import Storage, as_storage, init_moment, map_moments
 def trace(
     decay: Scalar, nesterov: bool = False, moment_storage: Storage = None
 ) -> optax.GradientTransformation:
-    r"""Replaces each update by a decaying sum of the updates so far.
+    """Replaces each update by a decaying sum of the updates so far.
 
-    $$b_t = \mu\,b_{t-1} + u_t, \qquad \text{update} = b_t
-      \;\text{ or, with Nesterov, }\; u_t + \mu\,b_t$$
+    $$b_t = μ b_{t-1} + u_t$$
+
+    The update is $b_t$, or with ``nesterov`` $u_t + μ b_t$.
 
     `optax.trace` with one difference: the trace is kept in the parameter's dtype or
     float32, whichever is wider, and no gradient's dtype changes that, where Optax's
     comes back from a float32 gradient as float32 and recompiles the step.
 
     Args:
-      decay: $\mu$, in [0, 1).
+      decay: $μ$, in [0, 1).
       nesterov: Whether the update looks one step ahead.
       moment_storage: How moments are kept between steps: a
         [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``

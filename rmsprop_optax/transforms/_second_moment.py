@@ -40,20 +40,24 @@ def scale_by_rms(
 ) -> optax.GradientTransformation:
     r"""Divides each gradient by the root of the running mean of its square.
 
-    $$\nu_t = \rho\,\nu_{t-1} + (1 - \rho)\,|g_t|^2, \qquad
-      u_t = \frac{g_t}{\sqrt{\nu_t + \epsilon}}
-      \;\text{ or }\; \frac{g_t}{\sqrt{\nu_t} + \epsilon}$$
+    $$ν_t = ρ ν_{t-1} + (1 - ρ) |g_t|^2$$
+
+    $$u_t = g_t / \sqrt{ν_t + ε}$$
+
+    or, with ``eps_in_sqrt=False``,
+
+    $$u_t = g_t / (\sqrt{ν_t} + ε)$$
 
     The arguments are those of `optax.scale_by_rms`. The state differs: it has one class
     whatever the arguments, and a dtype that no gradient changes.
 
     Args:
-      decay: $\rho$, in [0, 1).
-      eps: $\epsilon$, at least 0. With 0, a gradient that was always 0 gives 0/0.
-      initial_scale: $\nu_0$: 0 in Keras and PyTorch, 1 in TensorFlow 1.
-      eps_in_sqrt: Whether $\epsilon$ is added inside the root (Keras, TensorFlow 1,
+      decay: $ρ$, in [0, 1).
+      eps: $ε$, at least 0. With 0, a gradient that was always 0 gives 0/0.
+      initial_scale: $ν_0$: 0 in Keras and PyTorch, 1 in TensorFlow 1.
+      eps_in_sqrt: Whether $ε$ is added inside the root (Keras, TensorFlow 1,
         Optax) or outside (PyTorch).
-      bias_correction: Whether $\nu_t$ is divided by $1 - \rho^t$, as in Adam.
+      bias_correction: Whether $ν_t$ is divided by $1 - ρ^t$, as in Adam.
       moment_storage: How moments are kept between steps: a
         [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
         or a floating dtype; None: the parameter's dtype or float32, if that is wider.

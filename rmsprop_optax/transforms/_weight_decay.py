@@ -32,16 +32,16 @@ def decay_weights(
     learning_rate: LearningRate = 1.0,
     mask: Mask | None = None,
 ) -> optax.GradientTransformation:
-    r"""Shrinks the parameters beside the update: $u \leftarrow u - \eta_t\,\lambda\,p$.
+    """Shrinks the parameters beside the update: $u ← u - η_t λ p$.
 
     Decoupled: it comes last, after the learning rate and the momentum, so that the decay
     is neither normalized nor accumulated. $p$ is the parameter before the step.
-    (`optax.add_decayed_weights` *adds* $\lambda p$ to what comes in, for use before the
+    (`optax.add_decayed_weights` *adds* $λ p$ to what comes in, for use before the
     learning rate.)
 
     Args:
-      weight_decay: $\lambda$, at least 0.
-      learning_rate: $\eta$, of any kind that
+      weight_decay: $λ$, at least 0.
+      learning_rate: $η$, of any kind that
         [`scale_by_learning_rate`][rmsprop_optax.scale_by_learning_rate] takes. A live
         callable is read here too.
       mask: Which parameters decay: a tree of booleans that is a prefix of the

@@ -18,11 +18,10 @@ def cautious(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Drops what ``inner`` does against the gradient that it was given.
 
-    $$u \leftarrow u \odot \frac{c}{\max(\bar c, 10^{-3})}, \qquad
-      c = 1 \text{ where } u\,g < 0, \text{ else } 0$$
+    $$u ← u c / \max(m, 10^{-3})$$
 
-    $\bar c$ is the mean of $c$ over the leaf: what is left grows by as much as was
-    dropped. The state of ``inner`` is not touched.
+    $c$ is 1 where $u g < 0$, else 0, and $m$ its mean over the leaf: what is left grows
+    by as much as was dropped. The state of ``inner`` is not touched.
 
     Args:
       inner: The transformation, which descends (its updates point against gradients).
