@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+import rmsprop_optax
 from benchmarks import _collectives
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,31 @@ def test_the_sparse_results_are_those_of_a_full_run() -> None:
     assert found["memory_bytes"]["share_of_table"] < 0.05
     assert len(found["rows"]) == 5
     assert sum(row["goal"] is not None for row in found["rows"]) == 3
+
+
+def test_the_first_picture_is_of_what_was_measured() -> None:
+    found = json.loads((RESULTS / "first_picture.json").read_text())
+    assert set(found["held_out_losses"]) == set(rmsprop_optax.dialects.__all__)
+    assert {len(losses) for losses in found["held_out_losses"].values()} == {31}
+    shares = found["nan_shares"]
+    assert max(shares.pop("rmsprop_optax")) == 0
+    assert {name: max(x) > 0.8 for name, x in shares.items()} == {
+        "Keras": True,
+        "PyTorch": True,
+        "Optax": True,
+    }
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_the_first_picture(tmp_path: Path) -> None:
+    for module in ("sklearn", "keras", "torch"):
+        if importlib.util.find_spec(module) is None and not os.environ.get("CI"):
+            pytest.skip(f"needs {module}: pip install '.[benchmarks,parity]'")
+    _run_quickly("first_picture", tmp_path)
+    found = json.loads((tmp_path / "first_picture.json").read_text())
+    assert {len(losses) for losses in found["held_out_losses"].values()} == {3}
+    assert max(found["nan_shares"]["rmsprop_optax"]) == 0
+    assert (tmp_path / "first_picture.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
