@@ -1,9 +1,11 @@
 """The README keeps its promises; its Python blocks run as doctests beside this."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
 
+import optax
 import pytest
 
 import rmsprop_optax
@@ -53,6 +55,39 @@ def test_files_that_are_linked_exist(name: str) -> None:
         assert (ROOT / link).exists(), link
 
 
-def test_the_version_comes_from_one_place() -> None:
-    changelog = (ROOT / "CHANGELOG.md").read_text()
-    assert f"## [{rmsprop_optax.__version__}]" in changelog
+# Beside the parameters and their groups, what a framework's line says, ours says too.
+SAME_ARGUMENTS = {
+    "keras.optimizers.RMSprop": "rmsprop",
+    "tf.keras.optimizers.RMSprop": "rmsprop",
+    "tf.keras.optimizers.legacy.RMSprop": "dialects.tf_keras",
+    "tf.compat.v1.train.RMSPropOptimizer": "dialects.tf1",
+    "torch.optim.RMSprop": "dialects.torch",
+    "timm.optim.RMSpropTF": "dialects.timm",
+    "optax.rmsprop": "dialects.optax",
+}
+
+
+def test_the_lines_of_the_porting_table_are_true() -> None:
+    readme = (ROOT / "README.md").read_text()
+    table = readme.split("| you have | write |\n|---|---|\n")[1].split("\n\n")[0]
+    names = {**vars(rmsprop_optax), "optax": optax, "labels": {"head": "head"}}
+    compared = set()
+    for line in table.splitlines():
+        theirs, ours = line.strip("| ").split(" | ")
+        assert callable(eval(ours.strip("`"), names).update)
+        for code in re.findall(r"`([^`]*\))`", theirs):
+            source, arguments = _call(code)
+            if source in SAME_ARGUMENTS and "params" not in arguments:
+                expected = (SAME_ARGUMENTS[source], arguments)
+                assert _call(ours.strip("`")) == expected
+                compared.add(source)
+    assert compared == set(SAME_ARGUMENTS)
+
+
+def _call(code: str) -> tuple[str, str]:
+    """The function's name, and its arguments as they are written, without parameters."""
+    call = ast.parse(code, mode="eval").body
+    assert isinstance(call, ast.Call)
+    given = [ast.unparse(part) for part in (*call.args, *call.keywords)]
+    written = ", ".join(part for part in given if part != "model.parameters()")
+    return ast.unparse(call.func), written
