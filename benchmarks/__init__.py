@@ -1,1 +1,1 @@
-"""Measurements, each run by `python -m benchmarks.NAME` in a clone of this repository."""
+"""Measurements, all of them by `python -m benchmarks` in a clone of this repository."""

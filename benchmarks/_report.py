@@ -1,15 +1,16 @@
-"""What was measured, as JSON and as a table."""
+"""What was measured, as JSON, and as a table made of that JSON."""
 
 import importlib.metadata
-import json
 import os
 import platform
+import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks._suite import Found
 from benchmarks._timing import Ratio, Series
 
 PACKAGES = (
@@ -19,7 +20,9 @@ PACKAGES = (
     "optax",
     "numpy",
     "scikit-learn",
+    "keras",
     "tensorflow",
+    "torch",
 )
 HEADER = """\
 | what | here, ms | against | ms | ratio | quartiles | goal | met |
@@ -60,48 +63,61 @@ class Row:
         median = self.ratio.median
         return median >= self.goal if self.as_fast else median <= self.goal
 
+    def json(self, judged: bool, **labels: str) -> Found:
+        """For the results.
 
-@dataclass(frozen=True)
-class Report:
-    """All of a run.
-
-    Attributes:
-      rows: The comparisons.
-      notes: Sentences below the table.
-      settings: Sizes and counts.
-      memory: Bytes, as the compiler counts them.
-      judged: Whether the goals are for a run of this size.
-    """
-
-    rows: Sequence[Row]
-    notes: Sequence[str]
-    settings: Mapping[str, Any]
-    memory: Mapping[str, Any]
-    judged: bool
-
-    def markdown(self) -> str:
-        """A table, and the notes."""
-        lines = [_markdown_row(row, self.judged) for row in self.rows]
-        notes = [f"* {note}" for note in (*self.notes, _machine_note())]
-        return "\n".join([HEADER, *lines, "", *notes]) + "\n"
-
-    def write(self, folder: Path, name: str) -> None:
-        """``name.json`` and ``name.md`` into the folder, which is made."""
-        folder.mkdir(parents=True, exist_ok=True)
-        found = {
-            "machine": machine(),
-            "versions": versions(),
-            "settings": dict(self.settings),
-            "rows": [_json_row(row, self.judged) for row in self.rows],
-            "memory_bytes": dict(self.memory),
-            "notes": list(self.notes),
+        Args:
+          judged: Whether the goal is for a run of this size.
+          **labels: What `what` says, each by itself.
+        """
+        return {
+            "what": self.what,
+            **labels,
+            "milliseconds": {
+                self.here.name: self.here.milliseconds,
+                self.against.name: self.against.milliseconds,
+            },
+            "ratio": AS_FAST if self.as_fast else AS_LONG,
+            "ratios": self.ratio.pairs,
+            "median": self.ratio.median,
+            "quartiles": self.ratio.quartiles,
+            "goal": self.goal,
+            "met": self.is_met if judged else None,
         }
-        (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-        (folder / f"{name}.md").write_text(self.markdown())
+
+
+AS_FAST, AS_LONG = "against / here", "here / against"
+
+
+def markdown(found: Found) -> str:
+    """A table, and the notes."""
+    return f"{table(found['rows'])}\n\n{notes(found)}"
+
+
+def table(rows: Sequence[Found]) -> str:
+    """A line for each row."""
+    return "\n".join([HEADER, *map(_line, rows)])
+
+
+def notes(found: Found) -> str:
+    """A list: what a suite says of itself, then the machine."""
+    lines = [*found.get("notes", []), machine_note(found)]
+    return "".join(f"* {line}\n" for line in lines)
+
+
+def machine_note(found: Found) -> str:
+    """What it ran on, and with what."""
+    about, packages = found["machine"], found["versions"]
+    listed = ", ".join(
+        f"{name} {version}" for name, version in packages.items() if version
+    )
+    device = about.get("device", "cpu")
+    on = "" if device == "cpu" else f" and its {device.upper()}"
+    return f"{about['cpus']} CPUs ({about['cpu']}){on}, {about['system']}; {listed}."
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """What it runs on."""
     return {
         "cpus": os.cpu_count(),
         "cpu": _cpu_model(),
@@ -121,6 +137,16 @@ def versions() -> dict[str, str | None]:
     return found
 
 
+def number(value: float) -> str:
+    """Three digits, which is more than a timing has."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def against(row: Found) -> str:
+    """The name of what is compared with."""
+    return list(row["milliseconds"])[-1]
+
+
 def _cpu_model() -> str:
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -129,40 +155,21 @@ def _cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
-def _machine_note() -> str:
-    about = machine()
-    with_versions = ", ".join(f"{n} {v}" for n, v in versions().items() if v)
-    return f"{about['cpus']} CPUs ({about['cpu']}), {about['system']}; {with_versions}."
-
-
-def _markdown_row(row: Row, judged: bool) -> str:
-    low, high = row.ratio.quartiles
-    sign, kind = ("≥", "as fast") if row.as_fast else ("≤", "as long")
-    goal = "" if row.goal is None else f"{sign} {row.goal:g} x"
-    met = {None: "", True: "yes", False: "**no**"}[row.is_met if judged else None]
-    return (
-        f"| {row.what} | {_number(row.here.median)} | {row.against.name} "
-        f"| {_number(row.against.median)} | {_number(row.ratio.median)} x {kind} "
-        f"| {_number(low)} to {_number(high)} | {goal} | {met} |"
+def _line(row: Found) -> str:
+    (_, ours), (name, theirs) = row["milliseconds"].items()
+    low, high = map(number, row["quartiles"])
+    fast = row["ratio"] == AS_FAST
+    sign, kind = ("≥", "as fast") if fast else ("≤", "as long")
+    goal = "" if row["goal"] is None else f"{sign} {row['goal']:g} x"
+    met = {None: "", True: "yes", False: "**no**"}[row["met"]]
+    cells = (
+        row["what"],
+        number(statistics.median(ours)),
+        name,
+        number(statistics.median(theirs)),
+        f"{number(row['median'])} x {kind}",
+        f"{low} to {high}",
+        goal,
+        met,
     )
-
-
-def _json_row(row: Row, judged: bool) -> dict[str, Any]:
-    return {
-        "what": row.what,
-        "milliseconds": {
-            row.here.name: row.here.milliseconds,
-            row.against.name: row.against.milliseconds,
-        },
-        "ratio": "against / here" if row.as_fast else "here / against",
-        "ratios": row.ratio.pairs,
-        "median": row.ratio.median,
-        "quartiles": row.ratio.quartiles,
-        "goal": row.goal,
-        "met": row.is_met if judged else None,
-    }
-
-
-def _number(value: float) -> str:
-    """Three digits, which is more than a timing has."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"| {' | '.join(cells)} |"

@@ -86,12 +86,14 @@ def race(
     rng = np.random.default_rng(seed)
     for contender in contenders:
         _turn(contender, [draw(rng) for _ in range(WARM_UP)])
+    gc.freeze()  # what is there by now stays: frameworks take long to be looked through
     times: list[list[float]] = [[] for _ in contenders]
     for _ in range(repetitions):
         drawn = [draw(rng) for _ in range(max(c.steps for c in contenders))]
         for contender, made in zip(contenders, times, strict=True):
             made.append(_turn(contender, drawn[: contender.steps]))
             tick()
+    gc.unfreeze()
     return [
         Series(c.name, tuple(made)) for c, made in zip(contenders, times, strict=True)
     ]

@@ -6,119 +6,364 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh
 
-import rmsprop_optax
-from benchmarks import _collectives
+from benchmarks import _floor, _problem, _readme, _runner, _same, _shapes
+from benchmarks._report import Row, table
+from benchmarks._suite import merge
+from benchmarks._timing import Contender, Series, race
+from benchmarks.peers import PEERS
+from benchmarks.peers import optax as optax_peer
+from benchmarks.peers.jitted import of_transformation, our_update, ours, to_device
+from benchmarks.suites import NAMES, _collectives, _dense_summary, find
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+CONFIGURATIONS = {
+    "plain": _problem.Configuration("plain"),
+    "momentum": _problem.Configuration("momentum", momentum=0.9),
+    "both": _problem.Configuration("both", momentum=0.9, centered=True),
+    "all": _problem.Configuration("all", momentum=0.9, clip=1.0, ema=0.99, decay=0.1),
+}
 
 
-@pytest.mark.parametrize("name", ["sparse", "parallel", "storage", "quality"])
-def test_the_readme_shows_the_results_as_they_came(name: str) -> None:
+def _found(name: str, folder: Path = RESULTS) -> Any:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_and_readme_show_the_results_as_they_came(name: str) -> None:
+    suite, found = find(name), _found(name)
+    assert (RESULTS / f"{name}.md").read_text() == suite.markdown(found)
     readme = (ROOT / "README.md").read_text()
     shown = readme.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
-    assert shown.strip() == (RESULTS / f"{name}.md").read_text().strip()
+    assert shown.strip() == suite.shown(found).strip()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_is_drawn_of_the_results(name: str, tmp_path: Path) -> None:
+    find(name).draw(_found(name), tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    assert (RESULTS / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_floor_counts_what_a_step_reads_and_writes() -> None:
+    shapes = ((1000, 10), (24,))
+    numbers = _shapes.size(shapes)
+    assert numbers == 10_024
+    counted = {
+        name: _floor.step_bytes(ours(c), shapes) for name, c in CONFIGURATIONS.items()
+    }
+    # Beside the moments a state has counts, of a few bytes.
+    assert counted["plain"] == pytest.approx(20 * numbers, abs=64)
+    assert counted["momentum"] == pytest.approx(28 * numbers, abs=64)
+    assert counted["both"] == pytest.approx(36 * numbers, abs=64)
+    assert counted["all"] == pytest.approx(36 * numbers, abs=64)
+    assert all(count >= 20 * numbers for count in counted.values())
+
+
+def test_the_floor_adds_in_place() -> None:
+    floor = _floor.contender(8000, steps=1)
+    (series,) = race([floor], lambda rng: None, 2, lambda: None)
+    assert series.name == "floor"
+    assert len(series.milliseconds) == 2
+    held = jnp.zeros(1000)
+    added = jax.jit(lambda x: x + 1, donate_argnums=0).lower(held).compile()
+    found = added.memory_analysis()
+    assert found is not None
+    assert found.alias_size_in_bytes == 4000
+
+
+def test_shapes_are_those_of_the_networks() -> None:
+    sizes = {name: _shapes.size(shapes) for name, shapes in _shapes.FULL.items()}
+    assert sizes["one leaf of 32 M"] == sizes["32 x 1 M"] == 32 * 2**20
+    assert sizes["ResNet-50"] == 25_557_032
+    assert sizes["1,000 x 1,000"] == 1_000_000
+    assert len(_shapes.FULL["transformer"]) == 2 + 6 * 12 + 2
+
+
+def _row(here: list[float], there: list[float], as_fast: bool, goal: float | None) -> Row:
+    return Row("x", Series("a", tuple(here)), Series("b", tuple(there)), as_fast, goal)
+
+
+def test_a_ratio_is_that_of_pairs_and_a_goal_is_met_or_not() -> None:
+    slow, fast = [4.0, 8.0, 40.0], [2.0, 8.0, 10.0]
+    long = _row(slow, fast, as_fast=False, goal=2.0)
+    assert long.ratio.pairs == (2.0, 1.0, 4.0)
+    assert long.ratio.median == 2.0
+    assert long.ratio.quartiles == (1.5, 3.0)
+    assert long.is_met is True
+    assert _row(slow, fast, as_fast=False, goal=1.99).is_met is False
+    assert _row(slow, fast, as_fast=False, goal=None).is_met is None
+    assert _row(fast, slow, as_fast=True, goal=2.0).is_met is True
+    assert _row(fast, slow, as_fast=True, goal=2.1).is_met is False
+
+
+def test_a_table_shows_goals_only_where_they_are_for_that_run() -> None:
+    row = _row([3.0], [2.0], as_fast=False, goal=1.02)
+    judged, not_judged = (
+        table([row.json(flag)]).splitlines()[-1] for flag in (True, False)
+    )
+    assert judged == "| x | 3 | b | 2 | 1.5 x as long | 1.5 to 1.5 | ≤ 1.02 x | **no** |"
+    assert not_judged == "| x | 3 | b | 2 | 1.5 x as long | 1.5 to 1.5 | ≤ 1.02 x |  |"
+
+
+def test_the_summary_has_the_median_and_the_worst() -> None:
+    rows = [
+        _row([here], [1.0], as_fast=False, goal=1.02).json(
+            True, configuration=name, shapes=f"{here}", peer="b"
+        )
+        for name, here in (("plain", 0.9), ("plain", 1.0), ("plain", 1.5), ("EMA", 0.5))
+    ]
+    found = {"rows": rows, "machine": {"cpus": 2, "cpu": "x", "system": "y"}}
+    lines = _dense_summary.summary({**found, "versions": {}}).splitlines()
+    assert lines[0] == "| against | plain | EMA | goal |"
+    assert lines[2] == "| b | 1, **1.5** | 0.5 | ≤ 1.02 |"
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_optax_computes_what_we_do(name: str) -> None:
+    c = CONFIGURATIONS[name]
+    _same.check(
+        lambda p: {"ours": our_update(c, p, to_device(p)), **optax_peer.variants(c, p)},
+        name,
+    )
+
+
+def test_a_contender_that_computes_something_else_is_found_out() -> None:
+    c = CONFIGURATIONS["plain"]
+
+    def make(p: Any) -> Any:
+        grads = to_device(p)
+        other = of_transformation(optax.rmsprop(0.011, eps=1e-7), p, grads)
+        return {"ours": our_update(c, p, grads), "another": other}
+
+    with pytest.raises(AssertionError, match="another is not the same as ours"):
+        _same.check(make, "plain")
+
+
+def test_a_contender_that_does_not_move_is_found_out() -> None:
+    def make(p: Any) -> Any:
+        return {"idle": of_transformation(optax.set_to_zero(), p, to_device(p))}
+
+    with pytest.raises(AssertionError, match="has not moved"):
+        _same.check(make, "plain")
+
+
+def test_contenders_take_turns() -> None:
+    turns: list[str] = []
+    contenders = [
+        Contender(name, lambda drawn: drawn, lambda _, name=name: turns.append(name), 1)
+        for name in "ab"
+    ]
+    race(contenders, lambda rng: None, 3, lambda: None)
+    assert "".join(turns) == "aaabbb" + 3 * "ab"
+
+
+def test_findings_of_processes_are_joined() -> None:
+    parts = [{"rows": [1], "bytes": {"a": 1}}, {"rows": [2], "notes": ["n"]}]
+    assert merge(parts) == {"rows": [1, 2], "bytes": {"a": 1}, "notes": ["n"]}
+
+
+@pytest.mark.parametrize("flag", ["--suite", "--peers", "--device"])
+def test_a_name_that_is_not_there_is_answered_with_those_that_are(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        _runner.main([flag, "dens"])
+    assert stopped.value.code == 2
+    expected = {"--suite": NAMES, "--peers": tuple(PEERS), "--device": ("cpu", "gpu")}
+    error = capsys.readouterr().err
+    assert flag in error
+    assert "'dens'" in error
+    assert all(name in error for name in expected[flag])
+
+
+def _pretend(
+    monkeypatch: pytest.MonkeyPatch, name: str, missing: list[str]
+) -> list[tuple[str, str]]:
+    """That these modules are missing, and that processes find nothing."""
+    started: list[tuple[str, str]] = []
+
+    def run(suite: Any, peer: str, options: Any) -> Any:
+        del options
+        started.append((suite.name, peer))
+        found = _found(name)
+        return {"rows": found["rows"], "notes": []}
+
+    monkeypatch.setattr(_runner, "_run_part", run)
+    stub = {
+        n: SimpleNamespace(missing=lambda n=n: missing if n == "tensorflow" else [])
+        for n in PEERS
+    }
+    monkeypatch.setattr(_runner, "PEERS", stub)
+    return started
+
+
+def test_a_peer_that_is_not_installed_is_named_and_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started = _pretend(monkeypatch, "sparse", ["tensorflow"])
+    assert _runner.main(["--suite", "sparse", "--out", str(tmp_path)]) == 0
+    assert started == [("sparse", "optax")]
+    note = (
+        "Not measured against tensorflow: tensorflow not installed "
+        "(pip install '.[benchmarks]')."
+    )
+    assert note in capsys.readouterr().err
+    assert note in _found("sparse", tmp_path)["notes"]
+    assert note in (tmp_path / "sparse.md").read_text()
+
+
+def test_only_peers_that_are_asked_for_are_measured(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started = _pretend(monkeypatch, "sparse", [])
+    arguments = ["--peers", "tensorflow", "--out", str(tmp_path)]
+    assert _runner.main(["--suite", "storage", *arguments]) == 0
+    assert started == []
+    assert "storage measures nothing against tensorflow." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_of_the_readme_is_replaced(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n")
+    _readme.put(readme, "x", "new\n")
+    assert readme.read_text() == "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\nb\n"
+    with pytest.raises(ValueError, match="'<!-- y: begin -->' and '<!-- y: end -->'"):
+        _readme.put(readme, "y", "new")
+
+
+def _run_quickly(folder: Path, *suites: str, **options: str) -> str:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--out", str(folder)]
+    command += ["--suite", *suites]
+    for name, value in options.items():
+        command += [f"--{name}", value]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _check_files(folder: Path, name: str, printed: str) -> Any:
+    table = (folder / f"{name}.md").read_text()
+    assert table in printed
+    assert (folder / f"{name}.png").stat().st_size > 10_000
+    found = _found(name, folder)
+    assert found["machine"]["cpus"] == os.cpu_count()
+    assert found["versions"]["jax"] == jax.__version__
+    assert all(row["median"] > 0 for row in found.get("rows", []))
+    assert all(row.get("met") is None for row in found.get("rows", []))
+    return found
+
+
+def _is_there(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_the_dense_suite(tmp_path: Path) -> None:
+    found = _check_files(tmp_path, "dense", _run_quickly(tmp_path, "dense"))
+    ways = {"optax": 14, "keras-jax": 6, "keras-tensorflow": 12, "tensorflow": 4}
+    ways["torch"] = 18
+    counted = {peer: 0 for peer in ways if not PEERS[peer].missing()}
+    for row in found["rows"]:
+        counted[row["peer"]] += 1
+    assert counted == {peer: ways[peer] for peer in counted}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rows"), [("combined", 4), ("accumulation", 12), ("leaves", 11)]
+)
+def test_a_quick_run_against_optax(name: str, rows: int, tmp_path: Path) -> None:
+    found = _check_files(tmp_path, name, _run_quickly(tmp_path, name))
+    assert len(found["rows"]) == rows
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_the_training_suite(tmp_path: Path) -> None:
+    found = _check_files(tmp_path, "training", _run_quickly(tmp_path, "training"))
+    assert [row["goal"] for row in found["rows"]] == [1.0]
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_the_sparse_benchmark(tmp_path: Path) -> None:
+    found = _check_files(tmp_path, "sparse", _run_quickly(tmp_path, "sparse"))
+    assert len(found["rows"]) == 3 + _is_there("tensorflow")
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_the_storage_benchmark(tmp_path: Path) -> None:
+    found = _check_files(tmp_path, "storage", _run_quickly(tmp_path, "storage"))
+    assert len(found["rows"]) == 6
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_the_quality_benchmark(tmp_path: Path) -> None:
+    if not _is_there("sklearn"):
+        reason = "needs scikit-learn: pip install '.[benchmarks]'"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    found = _check_files(tmp_path, "quality", _run_quickly(tmp_path, "quality"))
+    losses = found["held_out_losses"].values()
+    assert [len(task["one byte"]) for task in losses] == [2, 2]
+
+
+@pytest.mark.slow
+def test_the_parallel_benchmark_counts_what_is_committed(tmp_path: Path) -> None:
+    fresh = _check_files(tmp_path, "parallel", _run_quickly(tmp_path, "parallel"))
+    kept = _found("parallel")
+    assert fresh["counted"] == kept["counted"]
+    assert fresh["modelled"] == kept["modelled"]
 
 
 def test_the_sparse_results_are_those_of_a_full_run() -> None:
-    found = json.loads((RESULTS / "sparse.json").read_text())
+    found = _found("sparse")
     assert found["settings"]["heights"] == [100_000, 1_000_000, 4_000_000]
     assert found["memory_bytes"]["share_of_table"] < 0.05
     assert len(found["rows"]) == 5
     assert sum(row["goal"] is not None for row in found["rows"]) == 3
 
 
-def test_the_first_picture_is_of_what_was_measured() -> None:
-    found = json.loads((RESULTS / "first_picture.json").read_text())
-    assert set(found["held_out_losses"]) == set(rmsprop_optax.dialects.__all__)
-    assert {len(losses) for losses in found["held_out_losses"].values()} == {31}
-    shares = found["nan_shares"]
-    assert max(shares.pop("rmsprop_optax")) == 0
-    assert {name: max(x) > 0.8 for name, x in shares.items()} == {
-        "Keras": True,
-        "PyTorch": True,
-        "Optax": True,
-    }
-
-
-@pytest.mark.slow
-def test_a_quick_run_of_the_first_picture(tmp_path: Path) -> None:
-    for module in ("sklearn", "keras", "torch"):
-        if importlib.util.find_spec(module) is None and not os.environ.get("CI"):
-            pytest.skip(f"needs {module}: pip install '.[benchmarks,parity]'")
-    _run_quickly("first_picture", tmp_path)
-    found = json.loads((tmp_path / "first_picture.json").read_text())
-    assert {len(losses) for losses in found["held_out_losses"].values()} == {3}
-    assert max(found["nan_shares"]["rmsprop_optax"]) == 0
-    assert (tmp_path / "first_picture.png").stat().st_size > 10_000
-
-
-@pytest.mark.slow
-def test_a_quick_run_of_the_sparse_benchmark(tmp_path: Path) -> None:
-    printed = _run_quickly("sparse", tmp_path)
-    found = json.loads((tmp_path / "sparse.json").read_text())
-    kernel = importlib.util.find_spec("tensorflow") is not None
-    assert len(found["rows"]) == 3 + kernel
-    assert all(row["median"] > 0 for row in found["rows"])
-    assert (tmp_path / "sparse.md").read_text() == printed
-    assert (tmp_path / "sparse.png").stat().st_size > 10_000
-
-
-def _run_quickly(name: str, folder: Path) -> str:
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--out", folder]
-    # One device, as people have: conftest.py splits the CPU into eight.
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_one_byte_weighs_what_was_asked_for() -> None:
-    found = json.loads((RESULTS / "storage.json").read_text())["memory_bytes"]
+    found = _found("storage")["memory_bytes"]
     assert found["plain"]["float32"] == pytest.approx(4, rel=1e-4)
     assert found["plain"]["one byte"] <= 1.1
     assert found["momentum"]["one byte"] <= 2.2
 
 
-@pytest.mark.slow
-def test_a_quick_run_of_the_storage_benchmark(tmp_path: Path) -> None:
-    printed = _run_quickly("storage", tmp_path)
-    found = json.loads((tmp_path / "storage.json").read_text())
-    assert len(found["rows"]) == 6
-    assert all(row["median"] > 0 for row in found["rows"])
-    assert (tmp_path / "storage.md").read_text() == printed
-
-
 def test_the_quality_results_are_those_of_five_seeds() -> None:
-    found = json.loads((RESULTS / "quality.json").read_text())["held_out_losses"]
+    found = _found("quality")["held_out_losses"]
     assert len(found) == 2
     for losses in found.values():
         assert set(losses) == {"float32", "one byte"}
         assert all(len(curves) == 5 for curves in losses.values())
 
 
-@pytest.mark.slow
-def test_a_quick_run_of_the_quality_benchmark(tmp_path: Path) -> None:
-    if importlib.util.find_spec("sklearn") is None:
-        reason = "needs scikit-learn: pip install '.[benchmarks]'"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    printed = _run_quickly("quality", tmp_path)
-    found = json.loads((tmp_path / "quality.json").read_text())["held_out_losses"]
-    assert [len(losses["one byte"]) for losses in found.values()] == [2, 2]
-    assert (tmp_path / "quality.md").read_text() == printed
-    assert (tmp_path / "quality.png").stat().st_size > 10_000
+@pytest.mark.parametrize("name", ["dense", "combined", "accumulation", "leaves"])
+def test_results_against_optax_are_those_of_a_full_run(name: str) -> None:
+    found = _found(name)
+    expected = json.loads(json.dumps(find(name).settings(False)))
+    assert found["settings"] == expected
+    assert all(
+        (row["met"] is None) == (row["goal"] is None)
+        and len(row["ratios"]) == len(next(iter(row["milliseconds"].values())))
+        for row in found["rows"]
+    )
 
 
 def _program(function: Any, devices: int = 4) -> str:
@@ -162,17 +407,3 @@ def test_the_parallel_results_say_what_sharding_saves() -> None:
     }
     whole = state["replicated", 8]
     assert abs(state["sharded (ZeRO-1)", 8] / (whole / 8) - 1) < 0.001
-
-
-@pytest.mark.slow
-def test_the_parallel_benchmark_counts_what_is_committed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.parallel", "--out", tmp_path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "parallel.md").read_text() == done.stdout
-    fresh, kept = (
-        json.loads((folder / "parallel.json").read_text())
-        for folder in (tmp_path, RESULTS)
-    )
-    assert fresh["counted"] == kept["counted"]
-    assert fresh["modelled"] == kept["modelled"]

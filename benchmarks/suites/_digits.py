@@ -1,5 +1,6 @@
 """An image classifier on scikit-learn's handwritten digits, which ship with it."""
 
+import importlib
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,7 +22,7 @@ class Images(NamedTuple):
 
 def load() -> tuple[Images, Images]:
     """Those to learn from, and those held out."""
-    from sklearn.datasets import load_digits
+    load_digits = importlib.import_module("sklearn.datasets").load_digits
 
     found: Any = load_digits()
     order = np.random.default_rng(0).permutation(len(found.target))

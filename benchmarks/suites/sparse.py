@@ -1,29 +1,19 @@
-"""What a training step on an embedding table costs: by its rows, or by its weight.
+"""What a training step on an embedding table costs: by its rows, or by its weight."""
 
-`python -m benchmarks.sparse [--quick] [--out DIR]` writes ``sparse.json``, ``sparse.md``
-and ``sparse.png``. Needs `pip install '.[demo]'`, and `tensorflow` for the comparison
-with its kernel.
-"""
-
-import os
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks import _checks, _picture, _steps, _tensorflow
-from benchmarks._report import Report, Row
+from benchmarks._report import Row, markdown
+from benchmarks._suite import Found, Order, Suite
 from benchmarks._timing import Contender, Series, race
+from benchmarks.suites import _sparse_checks, _sparse_kernel, _sparse_picture
+from benchmarks.suites import _sparse_steps as _steps
 
-RESULTS = Path(__file__).parent / "results"
 MEMORY_HEIGHT = 1_000_000
 
 
@@ -47,50 +37,45 @@ class Size:
 
     @property
     def turns(self) -> int:
-        """Of all contenders together, for the progress bar."""
-        races = len(self.heights) + 2 * len(self.dense_heights)
-        return self.repetitions * (races + 2 * _tensorflow.is_installed())
+        """Of all contenders beside dense gradients, for the progress bar."""
+        return self.repetitions * (len(self.heights) + 2 * len(self.dense_heights))
 
 
 FULL = Size((100_000, 1_000_000, 4_000_000), (100_000, 1_000_000), 1_000_000, 30, 20)
 QUICK = Size((10_000, 100_000), (10_000, 100_000), 100_000, 5, 5)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Checks, measures, writes; the exit code is 0 also where a goal is missed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small tables, few turns")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    options = parser.parse_args(arguments)
-    size = QUICK if options.quick else FULL
-    report, curves = _measure(size, judged=not options.quick)
-    report.write(options.out, "sparse")
-    _picture.draw(curves, _steps.WIDTH, _steps.IDS, options.out / "sparse.png")
-    sys.stdout.write(report.markdown())
-    return 0
+def _size(quick: bool) -> Size:
+    return QUICK if quick else FULL
 
 
-def _measure(size: Size, judged: bool) -> tuple[Report, dict[str, dict[int, Series]]]:
-    _checks.same_as_dense()
-    memory = _checks.memory(MEMORY_HEIGHT)
-    notes = [_memory_note(memory)]
+def _settings(quick: bool) -> Found:
+    return {**asdict(_size(quick)), "ids": _steps.IDS, "width": _steps.WIDTH}
+
+
+def _measure(order: Order) -> Found:
+    size = _size(order.quick)
+    if order.peer == "tensorflow":
+        rows, found = _beside_kernel(size), {}
+    else:
+        rows, found = _beside_dense(size)
+    return {**found, "rows": [row.json(not order.quick) for row in rows]}
+
+
+def _beside_dense(size: Size) -> tuple[list[Row], Found]:
+    _sparse_checks.same_as_dense()
+    memory = _sparse_checks.memory(MEMORY_HEIGHT)
     with tqdm(total=size.turns, unit="turn", file=sys.stderr) as progress:
         heights = _race_of_heights(size, progress)
         dense = _races_with_dense(size, progress)
-        rows = [*_height_rows(heights), *dense.values()]
-        if _tensorflow.is_installed():
-            _checks.same_as_tensorflow()
-            rows.append(_race_with_kernel(size, progress))
-        else:
-            notes.append("TensorFlow is not installed: its kernel was not measured.")
-    if not judged:
-        notes.append("Small tables and few turns: the goals are for a full run.")
-    settings = {**asdict(size), "ids": _steps.IDS, "width": _steps.WIDTH}
-    curves = {
-        "dense gradients, optax.rmsprop": {h: row.against for h, row in dense.items()},
-        "gradients by rows, rmsprop_optax": heights,
-    }
-    return Report(rows, notes, settings, memory, judged), curves
+    found = {"memory_bytes": memory, "notes": [_memory_note(memory)]}
+    return [*_height_rows(heights), *dense], found
+
+
+def _beside_kernel(size: Size) -> list[Row]:
+    _sparse_checks.same_as_tensorflow()
+    with tqdm(total=2 * size.repetitions, unit="turn", file=sys.stderr) as progress:
+        return [_race_with_kernel(size, progress)]
 
 
 def _race_of_heights(size: Size, progress: Any) -> dict[int, Series]:
@@ -117,16 +102,16 @@ def _height_rows(heights: dict[int, Series]) -> list[Row]:
     ]
 
 
-def _races_with_dense(size: Size, progress: Any) -> dict[int, Row]:
+def _races_with_dense(size: Size, progress: Any) -> list[Row]:
     """Rows and dense gradients in turn, at each height that dense ones can bear."""
     goals = {size.dense_heights[-1]: 50.0}
-    made = {}
+    made = []
     for height in size.dense_heights:
         progress.set_description(f"dense, {height:,} rows")
         contenders = [_by_rows(height, size.steps), _densely(height)]
         times = race(contenders, _places, size.repetitions, progress.update)
         what = f"step, {height:,} rows"
-        made[height] = Row(what, *times, as_fast=True, goal=goals.get(height))
+        made.append(Row(what, *times, as_fast=True, goal=goals.get(height)))
     return made
 
 
@@ -146,7 +131,7 @@ def _by_rows(height: int, steps: int) -> Contender:
 
 def _densely(height: int) -> Contender:
     run = _steps.Training(_steps.DENSELY, height)
-    return Contender("dense, optax.rmsprop", _ids_for(height), run, steps=1)
+    return Contender(_sparse_picture.DENSE, _ids_for(height), run, steps=1)
 
 
 def _update_alone(height: int, steps: int) -> Contender:
@@ -160,7 +145,7 @@ def _update_alone(height: int, steps: int) -> Contender:
 
 
 def _kernel(height: int, steps: int) -> Contender:
-    run = _tensorflow.KernelUpdate(np.asarray(_steps.table(height)))
+    run = _sparse_kernel.KernelUpdate(np.asarray(_steps.table(height)))
 
     def prepare(drawn: tuple[np.ndarray, np.ndarray]) -> Any:
         places, values = drawn
@@ -205,5 +190,12 @@ def _memory_note(memory: dict[str, Any]) -> str:
     )
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+SUITE = Suite(
+    name="sparse",
+    about="gradients of embedding tables, by rows",
+    peers=("optax", "tensorflow"),
+    settings=_settings,
+    measure=_measure,
+    markdown=markdown,
+    draw=_sparse_picture.draw,
+)

@@ -1,32 +1,21 @@
 """What training on many devices communicates and keeps: counted, not timed.
 
-`python -m benchmarks.parallel [--out DIR]` compiles the steps of `rmsprop_optax.parallel`
-for 1 to 8 CPU devices, reads the collectives off the programs, and writes
-``parallel.json`` and ``parallel.md``. CPU devices share one memory, so that times here
-would say nothing of a cluster; counts and bytes do not depend on the machine, and what
-they come to on 8 to 4,096 devices is arithmetic.
+The steps of `rmsprop_optax.parallel` are compiled for 1 to 8 CPU devices, and the
+collectives read off the programs. CPU devices share one memory, so that times here would
+say nothing of a cluster; counts and bytes do not depend on the machine, and what they
+come to on 8 to 4,096 devices is arithmetic.
 """
 
-import os
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-
-import argparse
-import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import _collectives
-from benchmarks._report import machine, versions
+from benchmarks._suite import Found, Order, Suite
+from benchmarks.peers import OURSELVES
+from benchmarks.suites import _collectives, _parallel_picture
 from rmsprop_optax import parallel, rmsprop
 
-RESULTS = Path(__file__).parent / "results"
 WIDTH, LAYERS, MICRO_STEPS = 512, 4, 4
 COUNTED, MODELLED = (1, 2, 4, 8), (8, 64, 512, 4096)
 # A model that is worth a cluster: the table scales with it, line by line.
@@ -43,28 +32,20 @@ KINDS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Compiles, counts, writes."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    options = parser.parse_args(arguments)
+def _settings(quick: bool) -> Found:
+    del quick  # there is nothing that would take less time
+    return {"width": WIDTH, "layers": LAYERS, "micro_steps": MICRO_STEPS}
+
+
+def _measure(order: Order) -> Found:
+    del order
     counted = [_count(kind, n) for kind in KINDS for n in COUNTED]
     _check(counted)
-    modelled = [_model(kind, n, counted) for kind in KINDS for n in MODELLED]
-    options.out.mkdir(parents=True, exist_ok=True)
-    found = {
-        "machine": machine(),
-        "versions": versions(),
-        "settings": {"width": WIDTH, "layers": LAYERS, "micro_steps": MICRO_STEPS},
+    return {
         "parameter_bytes": _parameter_bytes(),
         "counted": counted,
-        "modelled": modelled,
+        "modelled": [_model(kind, n, counted) for kind in KINDS for n in MODELLED],
     }
-    (options.out / "parallel.json").write_text(json.dumps(found, indent=1) + "\n")
-    text = _markdown(counted, modelled)
-    (options.out / "parallel.md").write_text(text)
-    sys.stdout.write(text)
-    return 0
 
 
 def _params() -> dict[str, jax.Array]:
@@ -138,25 +119,25 @@ def _model(kind: str, devices: int, counted: list[dict[str, Any]]) -> dict[str, 
     }
 
 
-def _markdown(counted: list[dict[str, Any]], modelled: list[dict[str, Any]]) -> str:
+def _markdown(found: Found) -> str:
     lines = [
         "| step | devices | collectives | their bytes | sent by a device "
         "| state on a device |",
         "|---|---|---|---|---|---|",
-        *map(_counted_line, counted),
+        *map(_counted_line, found["counted"]),
         "",
         "| step, 10⁹ parameters | devices | sent by a device, a step "
         "| for each part of the batch | state on a device |",
         "|---|---|---|---|---|",
-        *map(_modelled_line, modelled),
+        *map(_modelled_line, found["modelled"]),
         "",
-        f"* Counted: {LAYERS} layers of {WIDTH}, {_mega(_parameter_bytes())} of "
-        "parameters in float32, momentum 0.9; read off the program that XLA compiled. "
+        f"* Counted: {LAYERS} layers of {WIDTH}, {_mega(found['parameter_bytes'])} "
+        "of parameters in float32, momentum 0.9; read off the program that XLA compiled. "
         "No collective is inside of a loop.",
         "* Modelled: these counts, with ring algorithms: of n devices each sends "
         "2 (n - 1)/n of what is all-reduced, (n - 1)/n of what is reduce-scattered or "
         "gathered.",
-        f"* {_versions()}",
+        f"* {_versions(found)}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -186,10 +167,18 @@ def _giga(size: float) -> str:
     return f"{size / 1e9:.3g} GB"
 
 
-def _versions() -> str:
+def _versions(found: Found) -> str:
     names = ("rmsprop_optax", "jax", "jaxlib", "optax")
-    return ", ".join(f"{name} {versions()[name]}" for name in names) + "."
+    return ", ".join(f"{name} {found['versions'][name]}" for name in names) + "."
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+SUITE = Suite(
+    name="parallel",
+    about="what many devices communicate and keep",
+    peers=(OURSELVES,),
+    settings=_settings,
+    measure=_measure,
+    markdown=_markdown,
+    draw=_parallel_picture.draw,
+    environment={"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
+)

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import _steps, _tensorflow
+from benchmarks.suites import _sparse_kernel as _tensorflow
+from benchmarks.suites import _sparse_steps as _steps
 
 HEIGHT = 6_000  # of which 4,096 draws hit many rows twice
 STEPS = 3

@@ -1,18 +1,11 @@
 """TensorFlow's own kernel for rows, used as TensorFlow's own optimizers use it."""
 
 import importlib
-import importlib.util
-import os
 from typing import Any
 
 import numpy as np
 
-from benchmarks._steps import DECAY, EPSILON, LEARNING_RATE, WIDTH
-
-
-def is_installed() -> bool:
-    """Whether there is anything to measure against."""
-    return importlib.util.find_spec("tensorflow") is not None
+from benchmarks.suites._sparse_steps import DECAY, EPSILON, LEARNING_RATE, WIDTH
 
 
 class KernelUpdate:
@@ -57,7 +50,6 @@ class KernelUpdate:
 
 
 def _import_tensorflow() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     tf = importlib.import_module("tensorflow")
     tf.config.set_visible_devices([], "GPU")
     return tf

@@ -1,0 +1,145 @@
+"""The command line, and the processes that it starts."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import _readme
+from benchmarks._report import machine, versions
+from benchmarks._suite import Found, Suite, merge
+from benchmarks.peers import PEERS
+from benchmarks.suites import NAMES, find
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+# Threads that wait asleep take nothing from the contender whose turn it is.
+QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+INSTALL = "pip install '.[benchmarks]'"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, writes, prints; the exit code is 0 also where a goal is missed."""
+    options = _parser().parse_args(arguments)
+    for name in options.suite:
+        suite = find(name)
+        if not options.render:
+            found = _measure(suite, options)
+            if found is None:
+                _say(f"{name} measures nothing against {', '.join(options.peers)}.")
+                continue
+            _write_json(found, options.out, name)
+        found = json.loads((options.out / f"{name}.json").read_text())
+        text = suite.markdown(found)
+        (options.out / f"{name}.md").write_text(text)
+        suite.draw(found, options.out / f"{name}.png")
+        if options.readme:
+            _readme.put(ROOT / "README.md", name, suite.shown(found))
+        sys.stdout.write(f"# {name}\n\n{text}\n")
+        sys.stdout.flush()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measures this library against its peers, and writes NAME.json, "
+        "NAME.md and NAME.png for each suite.",
+        epilog="Suites: " + "; ".join(f"{n}: {find(n).about}" for n in NAMES) + ".",
+    )
+    parser.add_argument(
+        "--suite", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="which"
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=tuple(PEERS),
+        default=tuple(PEERS),
+        metavar="NAME",
+        help=f"against whom: {', '.join(PEERS)}",
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, few turns")
+    parser.add_argument(
+        "--device", choices=tuple(PLATFORMS), default="cpu", help="on what"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument(
+        "--render",
+        action="store_true",
+        help="measure nothing: tables and pictures from the JSON files in the folder",
+    )
+    parser.add_argument(
+        "--readme", action="store_true", help="put the tables into README.md too"
+    )
+    return parser
+
+
+def _measure(suite: Suite, options: argparse.Namespace) -> Found | None:
+    """What all processes of a suite found; None where no peer is one of its own."""
+    parts, notes = [], []
+    for name in suite.peers:
+        if name not in options.peers:
+            continue
+        if missing := PEERS[name].missing():
+            note = f"Not measured against {name}: {', '.join(missing)} not installed"
+            notes.append(f"{note} ({INSTALL}).")
+            _say(notes[-1])
+        else:
+            parts.append(_run_part(suite, name, options))
+    if not parts and not notes:
+        return None
+    if options.quick:
+        notes.append("Small sizes and few turns: the goals are for a full run.")
+    return {
+        "machine": {**machine(), "device": options.device},
+        "versions": versions(),
+        "settings": suite.settings(options.quick),
+        **merge([*parts, {"notes": notes}]),
+    }
+
+
+def _run_part(suite: Suite, peer: str, options: argparse.Namespace) -> Found:
+    """One process, whose progress bar goes where ours would."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "found.json"
+        command = [sys.executable, "-m", "benchmarks._part", suite.name, peer, str(file)]
+        command += ["--device", options.device, *["--quick"] * options.quick]
+        environment = _environment(suite, peer, options.device)
+        done = subprocess.run(command, cwd=ROOT, env=environment)
+        if done.returncode != 0:
+            raise SystemExit(
+                f"{suite.name} against {peer} failed, with exit code {done.returncode}; "
+                "the reason is above."
+            )
+        return json.loads(file.read_text())
+
+
+def _environment(suite: Suite, peer: str, device: str) -> dict[str, str]:
+    # Whoever asked for more devices on the CPU wanted them for something else.
+    inherited = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
+    platform = {"JAX_PLATFORMS": PLATFORMS[device]}
+    if device == "gpu":  # or JAX takes the memory that the peers need
+        platform["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    else:  # frameworks that find a GPU would run on it
+        platform["CUDA_VISIBLE_DEVICES"] = ""
+    return {
+        **inherited,
+        **platform,
+        **QUIET,
+        **PEERS[peer].environment,
+        **suite.environment,
+    }
+
+
+def _write_json(found: Found, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,0 +1,55 @@
+"""Clipping, weight decay and an average of the weights, all on at once."""
+
+from collections.abc import Sequence
+
+from benchmarks import _shapes
+from benchmarks._problem import Configuration
+from benchmarks._report import markdown
+from benchmarks._suite import Found, Order, Suite
+from benchmarks.suites import _cases, _dense_picture
+from benchmarks.suites._cases import Case
+
+ALL = {"clip": 1.0, "ema": 0.99, "decay": 1e-2}
+CONFIGURATIONS = (
+    Configuration("plain + all", **ALL),
+    Configuration("momentum + all", momentum=0.9, **ALL),
+    Configuration("centered + momentum + all", centered=True, momentum=0.9, **ALL),
+)
+GOAL = 1.0
+REPETITIONS, QUICK_REPETITIONS = 25, 3
+
+
+def cases(quick: bool) -> Sequence[Case]:
+    """All that is raced, one after the other."""
+    shapes = _shapes.QUICK if quick else _shapes.FULL
+    chosen = CONFIGURATIONS[1:2] if quick else CONFIGURATIONS
+    return [Case(c, name, found) for name, found in shapes.items() for c in chosen]
+
+
+def goal(name: str, case: Case) -> float | None:
+    """Of the ratio to the contender of that name; None: for information."""
+    del case
+    return GOAL if name == "Optax's pieces" else None
+
+
+def _settings(quick: bool) -> Found:
+    return {
+        "repetitions": QUICK_REPETITIONS if quick else REPETITIONS,
+        "parameters": {case.name: _shapes.size(case.shapes) for case in cases(quick)},
+    }
+
+
+def _measure(order: Order) -> Found:
+    repetitions = _settings(order.quick)["repetitions"]
+    return _cases.measure(cases(order.quick), repetitions, order, goal)
+
+
+SUITE = Suite(
+    name="combined",
+    about="clipping, weight decay and an average of the weights at once",
+    peers=("optax",),
+    settings=_settings,
+    measure=_measure,
+    markdown=markdown,
+    draw=_dense_picture.draw,
+)
