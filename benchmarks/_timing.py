@@ -26,7 +26,7 @@ class Contender:
 
     name: str
     prepare: Callable[[Any], Any]
-    run: Callable[[Any], None]
+    run: Callable[[Any], Any]
     steps: int
 
 
@@ -73,25 +73,30 @@ def race(
     repetitions: int,
     tick: Callable[[], Any],
     seed: int = 0,
+    warm_up: int = WARM_UP,
 ) -> list[Series]:
     """Each contender's times, a repetition of each in turn, on the same draws.
 
+    Another one begins each time: who comes second finds what the first left in the cache.
+
     Args:
-      contenders: In the order in which they run.
+      contenders: In the order in which they first run.
       draw: What a step is made on; drawn anew for each step.
       repetitions: How often each has its turn.
       tick: Called after each turn.
       seed: Of the draws.
+      warm_up: Steps of each before it is timed.
     """
     rng = np.random.default_rng(seed)
     for contender in contenders:
-        _turn(contender, [draw(rng) for _ in range(WARM_UP)])
+        _turn(contender, [draw(rng) for _ in range(warm_up)])
     gc.freeze()  # what is there by now stays: frameworks take long to be looked through
     times: list[list[float]] = [[] for _ in contenders]
-    for _ in range(repetitions):
+    for repetition in range(repetitions):
         drawn = [draw(rng) for _ in range(max(c.steps for c in contenders))]
-        for contender, made in zip(contenders, times, strict=True):
-            made.append(_turn(contender, drawn[: contender.steps]))
+        for place in range(len(contenders)):
+            at = (place + repetition) % len(contenders)
+            times[at].append(_turn(contenders[at], drawn[: contenders[at].steps]))
             tick()
     gc.unfreeze()
     return [

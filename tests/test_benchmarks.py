@@ -165,7 +165,7 @@ def test_contenders_take_turns() -> None:
         for name in "ab"
     ]
     race(contenders, lambda rng: None, 3, lambda: None)
-    assert "".join(turns) == "aaabbb" + 3 * "ab"
+    assert "".join(turns) == "aaabbb" + "ab" + "ba" + "ab"
 
 
 def test_findings_of_processes_are_joined() -> None:
@@ -276,8 +276,8 @@ def _is_there(name: str) -> bool:
 @pytest.mark.slow
 def test_a_quick_run_of_the_dense_suite(tmp_path: Path) -> None:
     found = _check_files(tmp_path, "dense", _run_quickly(tmp_path, "dense"))
-    ways = {"optax": 14, "keras-jax": 6, "keras-tensorflow": 12, "tensorflow": 4}
-    ways["torch"] = 18
+    ways = {"optax": 6, "keras-jax": 2, "keras-tensorflow": 4, "tensorflow": 2}
+    ways["torch"] = 6
     counted = {peer: 0 for peer in ways if not PEERS[peer].missing()}
     for row in found["rows"]:
         counted[row["peer"]] += 1
@@ -286,7 +286,7 @@ def test_a_quick_run_of_the_dense_suite(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "rows"), [("combined", 4), ("accumulation", 12), ("leaves", 11)]
+    ("name", "rows"), [("combined", 2), ("accumulation", 6), ("leaves", 11)]
 )
 def test_a_quick_run_against_optax(name: str, rows: int, tmp_path: Path) -> None:
     found = _check_files(tmp_path, name, _run_quickly(tmp_path, name))

@@ -39,9 +39,9 @@ class JittedUpdate:
         return self._grads[which]
 
     def __call__(self, grads: list[jax.Array]) -> None:
-        """All results of a program are there when one is."""
+        """All results of a program are there when one is, here the first parameter."""
         self._held = self._step(self._held, grads)
-        jax.tree.leaves(self._held)[0].block_until_ready()
+        self._held[0][0].block_until_ready()
 
     def values(self) -> list[np.ndarray]:
         """The parameters, and behind them their averages, where there are any."""

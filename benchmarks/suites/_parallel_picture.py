@@ -15,7 +15,7 @@ GIGA = 1e9
 
 
 def draw(found: Found, path: Path) -> None:
-    """Gigabytes over devices, both logarithmic, a line for each kind of step."""
+    """Gigabytes over devices, a line for each kind of step."""
     rows = found["modelled"]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     devices = sorted({row["devices"] for row in rows})
@@ -31,12 +31,16 @@ def draw(found: Found, path: Path) -> None:
                     color=_picture.COLOURS[k],
                     label=kind,
                 )
-            axes.set(xscale="log", yscale="log", xlabel="devices", ylabel=label)
+            axes.set(xscale="log", xlabel="devices", ylabel=label)
+            if key == "state_bytes":
+                axes.set(yscale="log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+            else:
+                axes.set_ylim(bottom=0)
             axes.set_xticks(devices, [f"{n:,}" for n in devices])
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(_picture.plain))
-            axes.yaxis.set_minor_formatter(NullFormatter())
             _picture.tidy(axes)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, ncols=2, loc="outside upper center", frameon=False)

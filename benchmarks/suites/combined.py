@@ -1,6 +1,7 @@
 """Clipping, weight decay and an average of the weights, all on at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks import _shapes
 from benchmarks._problem import Configuration
@@ -9,7 +10,7 @@ from benchmarks._suite import Found, Order, Suite
 from benchmarks.suites import _cases, _dense_picture
 from benchmarks.suites._cases import Case
 
-ALL = {"clip": 1.0, "ema": 0.99, "decay": 1e-2}
+ALL: Mapping[str, Any] = {"clip": 1.0, "ema": 0.99, "decay": 1e-2}
 CONFIGURATIONS = (
     Configuration("plain + all", **ALL),
     Configuration("momentum + all", momentum=0.9, **ALL),

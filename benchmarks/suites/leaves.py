@@ -32,7 +32,7 @@ WIDTH, TINY = 100, 8
 GOAL = 1.0
 LINEAR = 1.1  # a leaf may cost so much more among the most leaves than among fewer
 REPETITIONS, QUICK_REPETITIONS = 25, 3
-COMPILATIONS, QUICK_COMPILATIONS = 7, 2
+COMPILATIONS, QUICK_COMPILATIONS = 5, 2
 CALLS, QUICK_CALLS = 1000, 50
 
 
@@ -99,7 +99,7 @@ def _compilations(count: int, repetitions: int) -> list[Series]:
             Contender(name, _forget, lambda _, lower=lower: lower(), steps=1),
             Contender(name, lambda _, lower=lower: lower(), _compile, steps=1),
         ]
-    return race(contenders, _nothing, repetitions, lambda: None)
+    return race(contenders, _nothing, repetitions, lambda: None, warm_up=1)
 
 
 def _lowering(step: Callable[..., Any], held: Any, grads: Any) -> Callable[[], Any]:
