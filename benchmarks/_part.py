@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 from benchmarks._suite import Order
 from benchmarks.suites import find
 
@@ -24,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     order = Order(options.peer, options.quick, options.device)
-    options.file.write_text(json.dumps(find(options.suite).measure(order)))
+    found = find(options.suite).measure(order)
+    found["machine"] = {"device": jax.devices()[0].device_kind}
+    options.file.write_text(json.dumps(found))
     return 0
 
 

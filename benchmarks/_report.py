@@ -112,8 +112,8 @@ def machine_note(found: Found) -> str:
         f"{name} {version}" for name, version in packages.items() if version
     )
     device = about.get("device", "cpu")
-    on = "" if device == "cpu" else f" and its {device.upper()}"
-    return f"{about['cpus']} CPUs ({about['cpu']}){on}, {about['system']}; {listed}."
+    on = "" if device == "cpu" else f"{device}, "
+    return f"{on}{about['cpus']} CPUs ({about['cpu']}), {about['system']}; {listed}."
 
 
 def machine() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from benchmarks import _readme
 from benchmarks._report import machine, versions
 from benchmarks._suite import Found, Suite, merge
 from benchmarks.peers import PEERS
-from benchmarks.suites import NAMES, find
+from benchmarks.suites import ABOUT, NAMES, find
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Measures this library against its peers, and writes NAME.json, "
         "NAME.md and NAME.png for each suite.",
-        epilog="Suites: " + "; ".join(f"{n}: {find(n).about}" for n in NAMES) + ".",
+        epilog=f"Suites: {'; '.join(f'{name}: {text}' for name, text in ABOUT.items())}.",
     )
     parser.add_argument(
         "--suite", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="which"
@@ -95,11 +95,12 @@ def _measure(suite: Suite, options: argparse.Namespace) -> Found | None:
         return None
     if options.quick:
         notes.append("Small sizes and few turns: the goals are for a full run.")
+    found = merge([{"machine": machine()}, *parts, {"notes": notes}])
     return {
-        "machine": {**machine(), "device": options.device},
+        "machine": found.pop("machine"),
         "versions": versions(),
         "settings": suite.settings(options.quick),
-        **merge([*parts, {"notes": notes}]),
+        **found,
     }
 
 

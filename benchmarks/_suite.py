@@ -28,7 +28,6 @@ class Suite:
 
     Attributes:
       name: On the command line, and of the files.
-      about: One line for people.
       peers: Whom it can measure against; each has a process of its own.
       settings: Sizes and counts, of a quick run or of a full one.
       measure: Checks that all compute the same, and measures; runs in its own process.
@@ -40,7 +39,6 @@ class Suite:
     """
 
     name: str
-    about: str
     peers: tuple[str, ...]
     settings: Callable[[bool], Found]
     measure: Callable[[Order], Found]

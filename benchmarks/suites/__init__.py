@@ -4,17 +4,18 @@ import importlib
 
 from benchmarks._suite import Suite
 
-NAMES = (
-    "dense",
-    "combined",
-    "accumulation",
-    "leaves",
-    "training",
-    "sparse",
-    "storage",
-    "quality",
-    "parallel",
-)
+ABOUT = {
+    "dense": "a step on dense gradients",
+    "combined": "clipping, weight decay and an average of the weights at once",
+    "accumulation": "calls that accumulate gradients, and the call that updates",
+    "leaves": "many small leaves: steps, calls, compilation",
+    "training": "the whole training step of the main job",
+    "sparse": "gradients of embedding tables, by rows",
+    "storage": "moments in fewer bytes, their weight and their time",
+    "quality": "where training with moments in fewer bytes ends",
+    "parallel": "what many devices communicate and keep",
+}
+NAMES = tuple(ABOUT)
 
 
 def find(name: str) -> Suite:

@@ -152,7 +152,6 @@ def _note() -> str:
 
 SUITE = Suite(
     name="accumulation",
-    about="calls that accumulate gradients, and the call that updates",
     peers=("optax",),
     settings=_settings,
     measure=_measure,

@@ -47,7 +47,6 @@ def _measure(order: Order) -> Found:
 
 SUITE = Suite(
     name="combined",
-    about="clipping, weight decay and an average of the weights at once",
     peers=("optax",),
     settings=_settings,
     measure=_measure,

@@ -6,6 +6,7 @@ from benchmarks import _shapes
 from benchmarks._problem import Configuration
 from benchmarks._report import markdown
 from benchmarks._suite import Found, Order, Suite
+from benchmarks.peers.torch import MOST_COMPILED
 from benchmarks.suites import _cases, _dense_picture, _dense_summary
 from benchmarks.suites._cases import Case
 
@@ -25,6 +26,17 @@ EXTRA_SHAPES = ("one leaf of 32 M", "ResNet-50", "1,000 x 1,000")
 PEERS = ("optax", "keras-jax", "keras-tensorflow", "tensorflow", "torch")
 GOALS = {"optax.rmsprop": 1.02, "Optax's pieces": 1.02}
 FOREIGN_GOAL, FOREIGN = 0.8, ("Keras", "PyTorch")
+NOTES = {
+    "optax": [
+        "The floor: what a step must move (gradients read once, parameters and state read "
+        "and written), moved by an addition in place to one array.",
+    ],
+    "torch": [
+        f"PyTorch's compiled step: up to {MOST_COMPILED} leaves, as its compiler takes "
+        "about a second for each.",
+        "TensorFlow's kernels and PyTorch have no decoupled decay and no average.",
+    ],
+}
 REPETITIONS, NEAR_REPETITIONS, QUICK_REPETITIONS = 11, 25, 3
 
 
@@ -58,12 +70,12 @@ def _measure(order: Order) -> Found:
     settings = _settings(order.quick)
     near = order.peer == "optax"
     repetitions = settings["repetitions_against_optax" if near else "repetitions"]
-    return _cases.measure(cases(order.quick), repetitions, order, goal)
+    found = _cases.measure(cases(order.quick), repetitions, order, goal)
+    return {**found, "notes": NOTES.get(order.peer, [])}
 
 
 SUITE = Suite(
     name="dense",
-    about="a step on dense gradients",
     peers=PEERS,
     settings=_settings,
     measure=_measure,

@@ -175,7 +175,6 @@ def _note() -> str:
 
 SUITE = Suite(
     name="leaves",
-    about="many small leaves: steps, calls, compilation",
     peers=("optax",),
     settings=_settings,
     measure=_measure,

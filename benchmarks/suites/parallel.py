@@ -174,7 +174,6 @@ def _versions(found: Found) -> str:
 
 SUITE = Suite(
     name="parallel",
-    about="what many devices communicate and keep",
     peers=(OURSELVES,),
     settings=_settings,
     measure=_measure,

@@ -182,7 +182,6 @@ def _curves(axes: Axes, task: Task, losses: Losses) -> None:
 
 SUITE = Suite(
     name="quality",
-    about="where training with moments in fewer bytes ends",
     peers=(OURSELVES,),
     settings=_settings,
     measure=_measure,

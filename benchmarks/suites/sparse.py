@@ -192,7 +192,6 @@ def _memory_note(memory: dict[str, Any]) -> str:
 
 SUITE = Suite(
     name="sparse",
-    about="gradients of embedding tables, by rows",
     peers=("optax", "tensorflow"),
     settings=_settings,
     measure=_measure,

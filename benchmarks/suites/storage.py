@@ -150,7 +150,6 @@ def _weight_note(configuration: str, found: Mapping[str, float]) -> str:
 
 SUITE = Suite(
     name="storage",
-    about="moments in fewer bytes, their weight and their time",
     peers=(OURSELVES,),
     settings=_settings,
     measure=_measure,

@@ -82,10 +82,11 @@ def _measure(order: Order) -> Found:
     total = 2 * settings["repetitions"] * len(settings["sizes"])
     with tqdm(total=total, desc="training", unit="turn", file=sys.stderr) as bar:
         for name, sizes in _sizes(order.quick).items():
-            check(runs(sizes))
+            both = runs(sizes)
+            check(both)
             contenders = [
                 Contender(who, lambda drawn: drawn, run, STEPS)
-                for who, run in runs(sizes).items()
+                for who, run in both.items()
             ]
             times = race(contenders, _nothing, settings["repetitions"], bar.update)
             rows.append(Row(f"step, {name}", *times, as_fast=False, goal=GOAL))
@@ -98,7 +99,6 @@ def _nothing(rng: np.random.Generator) -> None:
 
 SUITE = Suite(
     name="training",
-    about="the whole training step of the main job",
     peers=("optax",),
     settings=_settings,
     measure=_measure,
