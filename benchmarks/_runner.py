@@ -18,7 +18,8 @@ from benchmarks.suites import ABOUT, NAMES, find
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
-# Threads that wait asleep take nothing from the contender whose turn it is.
+# Threads that wait asleep take nothing from the contender whose turn it is: OpenMP's go
+# round for 5 to 10 ms of CPU time after a step of PyTorch, if they are let.
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
 INSTALL = "pip install '.[benchmarks]'"
 
@@ -124,8 +125,9 @@ def _environment(suite: Suite, peer: str, device: str) -> dict[str, str]:
     # Whoever asked for more devices on the CPU wanted them for something else.
     inherited = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
     platform = {"JAX_PLATFORMS": PLATFORMS[device]}
-    if device == "gpu":  # or JAX takes the memory that the peers need
+    if device == "gpu":  # or one takes the memory that the other needs
         platform["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        platform["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     else:  # frameworks that find a GPU would run on it
         platform["CUDA_VISIBLE_DEVICES"] = ""
     return {

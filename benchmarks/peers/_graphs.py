@@ -1,5 +1,6 @@
 """A step that TensorFlow compiles."""
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -23,17 +24,15 @@ class GraphUpdate:
         tf = tensorflow()
         self._values, self._grads = [*variables, *averages], grads
         self._step = tf.function(step, jit_compile=jit_compile)
-        self._sync = bool(tf.config.get_visible_devices("GPU"))
 
     def prepare(self, which: int) -> list[Any]:
         """The gradients are on the device already."""
         return self._grads[which]
 
     def __call__(self, grads: list[Any]) -> None:
-        """On a CPU TensorFlow returns no sooner than it is done."""
+        """One step, to its end."""
         self._step(grads)
-        if self._sync:
-            tensorflow().test.experimental.sync_devices()
+        wait()
 
     def values(self) -> list[np.ndarray]:
         """The parameters, and behind them their averages, where there are any."""
@@ -43,6 +42,17 @@ class GraphUpdate:
 def tensorflow() -> Any:
     """The module, whose import takes seconds."""
     return importlib.import_module("tensorflow")
+
+
+def wait() -> None:
+    """Until all is done; on a CPU TensorFlow returns no sooner."""
+    if _has_gpu():
+        tensorflow().test.experimental.sync_devices()
+
+
+@functools.cache
+def _has_gpu() -> bool:
+    return bool(tensorflow().config.get_visible_devices("GPU"))
 
 
 def constants(problem: Problem) -> list[list[Any]]:

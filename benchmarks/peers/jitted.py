@@ -74,7 +74,7 @@ def of_transformation(
 ) -> JittedUpdate:
     """A step of any transformation that keeps no average."""
     params = copies(problem)
-    return JittedUpdate((params, jax.jit(tx.init)(params)), optax_step(tx), grads)
+    return JittedUpdate((params, tx.init(params)), optax_step(tx), grads)
 
 
 def ours(c: Configuration) -> optax.GradientTransformationExtraArgs:
@@ -104,7 +104,7 @@ def our_update(
     def values(held: Any) -> list[jax.Array]:
         return held[0] + (finalize(*held) if c.ema is not None else [])
 
-    held = params, jax.jit(tx.init)(params)
+    held = params, tx.init(params)
     return JittedUpdate(held, optax_step(tx), grads, values)
 
 

@@ -61,6 +61,6 @@ def _averaging(
         return params, state, average, count + 1
 
     params = copies(problem)
-    state = jax.jit(tx.init)(params)
+    state = tx.init(params)
     held = (params, state, copies(problem), jnp.zeros([], jnp.int32))
     return JittedUpdate(held, step, grads, lambda held: held[0] + held[2])

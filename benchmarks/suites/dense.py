@@ -28,8 +28,8 @@ GOALS = {"optax.rmsprop": 1.02, "Optax's pieces": 1.02}
 FOREIGN_GOAL, FOREIGN = 0.8, ("Keras", "PyTorch")
 NOTES = {
     "optax": [
-        "The floor: what a step must move (gradients read once, parameters and state read "
-        "and written), moved by an addition in place to one array.",
+        "The floor: what a step must move (gradients read once, parameters and state "
+        "read and written), moved by an addition in place to one array.",
     ],
     "torch": [
         f"PyTorch's compiled step: up to {MOST_COMPILED} leaves, as its compiler takes "
