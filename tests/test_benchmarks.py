@@ -1,21 +1,14 @@
-"""The benchmarks run, and the README shows what they wrote."""
+"""How the benchmarks measure: the command line, the checks, the floor, the goals."""
 
-import importlib
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
 
 from benchmarks import _floor, _problem, _readme, _runner, _same, _shapes
 from benchmarks._report import Row, table
@@ -24,7 +17,7 @@ from benchmarks._timing import Contender, Series, race
 from benchmarks.peers import PEERS
 from benchmarks.peers import optax as optax_peer
 from benchmarks.peers.jitted import of_transformation, our_update, ours, to_device
-from benchmarks.suites import NAMES, _collectives, _dense_summary, find
+from benchmarks.suites import NAMES, _dense_summary
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -38,22 +31,6 @@ CONFIGURATIONS = {
 
 def _found(name: str, folder: Path = RESULTS) -> Any:
     return json.loads((folder / f"{name}.json").read_text())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_tables_and_readme_show_the_results_as_they_came(name: str) -> None:
-    suite, found = find(name), _found(name)
-    assert (RESULTS / f"{name}.md").read_text() == suite.markdown(found)
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
-    assert shown.strip() == suite.shown(found).strip()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_picture_is_drawn_of_the_results(name: str, tmp_path: Path) -> None:
-    find(name).draw(_found(name), tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 10_000
-    assert (RESULTS / f"{name}.png").stat().st_size > 10_000
 
 
 def test_the_floor_counts_what_a_step_reads_and_writes() -> None:
@@ -246,180 +223,3 @@ def test_a_block_of_the_readme_is_replaced(tmp_path: Path) -> None:
     assert readme.read_text() == "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\nb\n"
     with pytest.raises(ValueError, match="'<!-- y: begin -->' and '<!-- y: end -->'"):
         _readme.put(readme, "y", "new")
-
-
-def _run_quickly(folder: Path, *suites: str, **options: str) -> str:
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--out", str(folder)]
-    command += ["--suite", *suites]
-    for name, value in options.items():
-        command += [f"--{name}", value]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def _check_files(folder: Path, name: str, printed: str) -> Any:
-    table = (folder / f"{name}.md").read_text()
-    assert table in printed
-    assert (folder / f"{name}.png").stat().st_size > 10_000
-    found = _found(name, folder)
-    assert found["machine"]["cpus"] == os.cpu_count()
-    assert found["versions"]["jax"] == jax.__version__
-    assert all(row["median"] > 0 for row in found.get("rows", []))
-    assert all(row.get("met") is None for row in found.get("rows", []))
-    return found
-
-
-def _is_there(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
-
-@pytest.mark.slow
-def test_a_quick_run_of_the_dense_suite(tmp_path: Path) -> None:
-    found = _check_files(tmp_path, "dense", _run_quickly(tmp_path, "dense"))
-    ways = {"optax": 6, "keras-jax": 2, "keras-tensorflow": 4, "tensorflow": 2}
-    ways["torch"] = 6
-    counted = {peer: 0 for peer in ways if not PEERS[peer].missing()}
-    for row in found["rows"]:
-        counted[row["peer"]] += 1
-    assert counted == {peer: ways[peer] for peer in counted}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "rows"), [("combined", 2), ("accumulation", 6), ("leaves", 11)]
-)
-def test_a_quick_run_against_optax(name: str, rows: int, tmp_path: Path) -> None:
-    found = _check_files(tmp_path, name, _run_quickly(tmp_path, name))
-    assert len(found["rows"]) == rows
-
-
-@pytest.mark.slow
-def test_a_quick_run_of_the_training_suite(tmp_path: Path) -> None:
-    found = _check_files(tmp_path, "training", _run_quickly(tmp_path, "training"))
-    assert [row["goal"] for row in found["rows"]] == [1.0]
-
-
-@pytest.mark.slow
-def test_a_quick_run_of_the_sparse_benchmark(tmp_path: Path) -> None:
-    found = _check_files(tmp_path, "sparse", _run_quickly(tmp_path, "sparse"))
-    assert len(found["rows"]) == 3 + _is_there("tensorflow")
-
-
-@pytest.mark.slow
-def test_a_quick_run_of_the_storage_benchmark(tmp_path: Path) -> None:
-    found = _check_files(tmp_path, "storage", _run_quickly(tmp_path, "storage"))
-    assert len(found["rows"]) == 6
-
-
-@pytest.mark.slow
-def test_a_quick_run_of_the_quality_benchmark(tmp_path: Path) -> None:
-    if not _is_there("sklearn"):
-        reason = "needs scikit-learn: pip install '.[benchmarks]'"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    found = _check_files(tmp_path, "quality", _run_quickly(tmp_path, "quality"))
-    losses = found["held_out_losses"].values()
-    assert [len(task["one byte"]) for task in losses] == [2, 2]
-
-
-@pytest.mark.slow
-def test_the_parallel_benchmark_counts_what_is_committed(tmp_path: Path) -> None:
-    fresh = _check_files(tmp_path, "parallel", _run_quickly(tmp_path, "parallel"))
-    kept = _found("parallel")
-    assert fresh["counted"] == kept["counted"]
-    assert fresh["modelled"] == kept["modelled"]
-
-
-def test_the_sparse_results_are_those_of_a_full_run() -> None:
-    found = _found("sparse")
-    assert found["settings"]["heights"] == [100_000, 1_000_000, 4_000_000]
-    assert found["memory_bytes"]["share_of_table"] < 0.05
-    assert len(found["rows"]) == 5
-    assert sum(row["goal"] is not None for row in found["rows"]) == 3
-
-
-def test_one_byte_weighs_what_was_asked_for() -> None:
-    found = _found("storage")["memory_bytes"]
-    assert found["plain"]["float32"] == pytest.approx(4, rel=1e-4)
-    assert found["plain"]["one byte"] <= 1.1
-    assert found["momentum"]["one byte"] <= 2.2
-
-
-def test_the_quality_results_are_those_of_five_seeds() -> None:
-    found = _found("quality")["held_out_losses"]
-    assert len(found) == 2
-    for losses in found.values():
-        assert set(losses) == {"float32", "one byte"}
-        assert all(len(curves) == 5 for curves in losses.values())
-
-
-@pytest.mark.parametrize(
-    ("name", "peer"),
-    [
-        ("dense", "optax"),
-        ("dense", "keras-jax"),
-        ("dense", "keras-tensorflow"),
-        ("combined", "optax"),
-    ],
-)
-def test_all_configurations_are_in_the_results(name: str, peer: str) -> None:
-    module = importlib.import_module(f"benchmarks.suites.{name}")
-    expected = {(case.configuration.name, case.name) for case in module.cases(False)}
-    rows = [row for row in _found(name)["rows"] if row["peer"] == peer]
-    assert {(row["configuration"], row["shapes"]) for row in rows} == expected
-    assert all((row["met"] is None) == (row["goal"] is None) for row in rows)
-
-
-def test_goals_are_those_of_the_issue() -> None:
-    goals = {
-        (row["what"].split(",")[0], row["goal"]) for row in _found("accumulation")["rows"]
-    }
-    assert ("a call that adds", 0.4) in goals
-    dense = {row["peer"]: row["goal"] for row in _found("dense")["rows"] if row["goal"]}
-    assert dense["optax"] == 1.02
-    assert {dense["keras-jax"], dense["keras-tensorflow"], dense["torch"]} == {0.8}
-
-
-def _program(function: Any, devices: int = 4) -> str:
-    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
-    spec = jax.P("data")
-    mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec)
-    return jax.jit(mapped).lower(jnp.ones((16, 8))).compile().as_text() or ""
-
-
-def test_collectives_are_counted_with_their_bytes() -> None:
-    def function(x: Any) -> Any:
-        scattered = jax.lax.psum_scatter(x, "data", tiled=True)
-        gathered = jax.lax.all_gather(scattered, "data", tiled=True)
-        return gathered + jax.lax.psum(x, "data")
-
-    found = _collectives.read(_program(function), 4)
-    assert found.counts == {"all-reduce": 1, "reduce-scatter": 1, "all-gather": 1}
-    part = 4 * 8 * 4  # what a device has of the argument
-    assert found.size == dict.fromkeys(found.counts, part)
-    assert _collectives.sent(found.size, 4) == (2 + 1 + 1) * 3 / 4 * part
-    assert _collectives.read(_program(lambda x: 2 * x), 4).counts == {}
-
-
-def test_a_collective_in_a_loop_can_not_be_counted() -> None:
-    def function(x: Any) -> Any:
-        def body(x: Any, _: None) -> Any:
-            return jnp.sin(x + jax.lax.psum(x, "data")), None
-
-        return jax.lax.scan(body, x, None, length=5)[0]
-
-    with pytest.raises(AssertionError, match="A collective in a loop"):
-        _collectives.read(_program(function), 4)
-
-
-def test_the_parallel_results_say_what_sharding_saves() -> None:
-    found = json.loads((RESULTS / "parallel.json").read_text())
-    assert {row["devices"] for row in found["counted"]} == {1, 2, 4, 8}
-    assert {row["devices"] for row in found["modelled"]} == {8, 64, 512, 4096}
-    state = {
-        (row["kind"], row["devices"]): row["state_bytes"] for row in found["counted"]
-    }
-    whole = state["replicated", 8]
-    assert abs(state["sharded (ZeRO-1)", 8] / (whole / 8) - 1) < 0.001
