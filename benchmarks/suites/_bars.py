@@ -29,7 +29,7 @@ def draw(found: Found, path: Path) -> None:
         _goals(axes, rows, whats)
         axes.set_yticks(range(len(whats)), whats)
         axes.invert_yaxis()
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(_picture.plain))
         axes.xaxis.set_minor_formatter(NullFormatter())
         _picture.tidy(axes)
