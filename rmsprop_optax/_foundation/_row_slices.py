@@ -84,6 +84,11 @@ class RowSlices:
         made._held, made.values, made.shape = cls._close(indices), values, tuple(shape)
         return made
 
+    @classmethod
+    def coalesced(cls, indices: Any, values: Any, shape: tuple[int, ...]) -> Self:
+        """In any order, some more than once, padding among them: no id is refused."""
+        return cls.trusted(*_coalesce(indices, values, shape[0]), shape)
+
     def with_values(self, values: Any) -> Self:
         """The same rows with other values."""
         return self.tree_unflatten(self.shape, (self._held, values))

@@ -90,7 +90,8 @@ def add_rows(total: RowTotals, g: RowSlices) -> RowTotals:
     """
     indices = jnp.concatenate([total.indices, g.indices])
     values = jnp.concatenate([total.values, g.values.astype(total.dtype)])
-    union, room = RowTotals(indices, values, total.shape), len(total.indices)
+    union = RowTotals.coalesced(indices, values, total.shape)
+    room = len(total.indices)
     if len(indices) == room:
         return union
     overflows = union.indices[room] < total.shape[0]

@@ -18,7 +18,6 @@ from rmsprop_optax.leaves import (
     leaf_dtype,
     map_values,
     narrow,
-    no_rows,
 )
 from rmsprop_optax.wrappers._gate import make_or_hold
 
@@ -107,21 +106,14 @@ def accumulate_gradients(
     ) -> tuple[PyTree, AccumulateGradientsState]:
         emits = state.count + 1 >= every_k
 
-        def emit() -> tuple[PyTree, tuple[PyTree, PyTree]]:
-            total = add_leaves(updates, state.acc_grads)
+        def make(total: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
             mean = jax.tree.map(_mean, updates, total, is_leaf=is_leaf)
-            made, inner_state = inner.update(
-                mean, state.inner_state, params, **extra_args
-            )
-            empty = jax.tree.map(no_rows, state.acc_grads, is_leaf=is_leaf)
-            return made, (empty, inner_state)
+            return inner.update(mean, inner_state, params, **extra_args)
 
-        def add() -> tuple[PyTree, PyTree]:
-            return add_leaves(updates, state.acc_grads), state.inner_state
-
-        updates, (acc_grads, inner_state) = make_or_hold(emits, emit, add)
+        total = add_leaves(updates, state.acc_grads)
+        made, left, inner_state = make_or_hold(emits, make, total, state.inner_state)
         count = jnp.where(emits, 0, state.count + 1).astype(jnp.int32)
-        return updates, AccumulateGradientsState(count, acc_grads, inner_state)
+        return made, AccumulateGradientsState(count, left, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

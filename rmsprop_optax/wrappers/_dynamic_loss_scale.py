@@ -97,10 +97,10 @@ def dynamic_loss_scale(
         scale = state.loss_scale
         unscaled = map_leaves(lambda g: g / real_like(scale, g), updates)
 
-        def make() -> tuple[PyTree, PyTree]:
-            return inner.update(unscaled, state.inner_state, params, **extra_args)
+        def make(unscaled: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
+            return inner.update(unscaled, inner_state, params, **extra_args)
 
-        made, inner_state = make_or_hold(finite, make, lambda: state.inner_state)
+        made, _, inner_state = make_or_hold(finite, make, unscaled, state.inner_state)
         grows = finite & (state.count + 1 >= dynamic_growth_steps)
         factor = jnp.where(finite, jnp.where(grows, 2.0, 1.0), 0.5)
         count = jnp.where(finite & ~grows, state.count + 1, 0).astype(jnp.int32)

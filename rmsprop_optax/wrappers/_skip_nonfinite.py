@@ -70,10 +70,10 @@ def skip_nonfinite(
     ) -> tuple[PyTree, SkipNonfiniteState]:
         finite = all_finite(updates, axis_name)
 
-        def make() -> tuple[PyTree, PyTree]:
-            return inner.update(updates, state.inner_state, params, **extra_args)
+        def make(updates: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
+            return inner.update(updates, inner_state, params, **extra_args)
 
-        made, inner_state = make_or_hold(finite, make, lambda: state.inner_state)
+        made, _, inner_state = make_or_hold(finite, make, updates, state.inner_state)
         total = jnp.where(
             finite, state.total_notfinite, next_count(state.total_notfinite)
         )

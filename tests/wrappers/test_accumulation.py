@@ -101,3 +101,40 @@ def test_extra_arguments_go_to_the_inner_update() -> None:
     for by in (5.0, 7.0):
         updates, state = tx.update(jnp.array(1.0), state, by=by)
     assert updates == 7.0
+
+
+@pytest.mark.parametrize("arguments", [{}, {"momentum": 0.9}, {"centered": True}])
+def test_a_donated_step_needs_no_memory_of_its_own(arguments: dict[str, Any]) -> None:
+    """Neither zeros for the calls that add, nor copies of moments that wait."""
+    tx = rmsprop(0.1, gradient_accumulation_steps=4, **arguments)
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = jax.ShapeDtypeStruct((512, 512), jnp.float32)
+    state = jax.eval_shape(tx.init, params)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    found = compiled.memory_analysis()
+    assert found.temp_size_in_bytes < 512 * 512  # a quarter of a leaf; it took two
+
+
+def test_an_update_in_another_dtype_or_missing_is_what_inner_made() -> None:
+    """Bfloat16 lies in the place of the float32 sum, a complex one beside it."""
+
+    def turned(g: Any, state: Any, params: Any = None) -> Any:
+        del params
+        grow = {"half": 1.0, "turned": 1j, "missing": 1.0}
+        return {n: None if x is None else x * grow[n] for n, x in g.items()}, state
+
+    tx = accumulate_gradients(optax.GradientTransformation(lambda p: (), turned), 2)
+    params = {n: jnp.ones(2) for n in ("half", "turned", "missing")}
+    grads = {"half": jnp.array([1.5, 2], jnp.bfloat16), "turned": jnp.array([1.0, 2.0])}
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = jax.jit(tx.update)(grads | {"missing": None}, state, params)
+    assert updates["half"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(updates["half"].astype(np.float32), [1.5, 2])
+    np.testing.assert_array_equal(updates["turned"], [1j, 2j])
+    assert updates["missing"] is None
+    np.testing.assert_array_equal(jax.tree.leaves(state.acc_grads), np.zeros((3, 2)))
