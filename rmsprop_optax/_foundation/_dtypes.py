@@ -1,11 +1,13 @@
 """Which dtype computes, and which keeps."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 
+@functools.cache
 def wide_dtype(dtype: Any) -> jnp.dtype:
     """``dtype``, or float32 where that is wider."""
     dtype = jnp.dtype(dtype)
@@ -14,6 +16,7 @@ def wide_dtype(dtype: Any) -> jnp.dtype:
     return jnp.dtype(jnp.float32)
 
 
+@functools.cache
 def real_dtype(dtype: Any) -> jnp.dtype:
     """The dtype of the real part."""
     return jnp.finfo(dtype).dtype

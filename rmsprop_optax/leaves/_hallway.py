@@ -32,7 +32,8 @@ PARAMS = "parameters"
 
 def leaf_dtype(leaf: Any) -> jnp.dtype:
     """The dtype of an update leaf, which may be rows, or a Python number."""
-    return jnp.dtype(jnp.result_type(values_of(leaf)))
+    values = values_of(leaf)
+    return values.dtype if isinstance(values, jax.Array) else jnp.result_type(values)
 
 
 def map_moments(

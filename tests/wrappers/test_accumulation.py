@@ -130,7 +130,7 @@ def test_an_update_in_another_dtype_or_missing_is_what_inner_made() -> None:
     tx = accumulate_gradients(optax.GradientTransformation(lambda p: (), turned), 2)
     params = {n: jnp.ones(2) for n in ("half", "turned", "missing")}
     grads = {"half": jnp.array([1.5, 2], jnp.bfloat16), "turned": jnp.array([1.0, 2.0])}
-    state = tx.init(params)
+    state, updates = tx.init(params), params
     for _ in range(2):
         updates, state = jax.jit(tx.update)(grads | {"missing": None}, state, params)
     assert updates["half"].dtype == jnp.bfloat16
