@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import rmsprop_optax
 from benchmarks.suites import NAMES, find
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +74,19 @@ def test_one_byte_weighs_what_was_asked_for() -> None:
     assert found["plain"]["float32"] == pytest.approx(4, rel=1e-4)
     assert found["plain"]["one byte"] <= 1.1
     assert found["momentum"]["one byte"] <= 2.2
+
+
+def test_the_first_picture_is_of_what_was_measured() -> None:
+    found = _found("dialects")
+    assert set(found["held_out_losses"]) == set(rmsprop_optax.dialects.__all__)
+    assert {len(losses) for losses in found["held_out_losses"].values()} == {31}
+    shares = found["nan_shares"]
+    assert max(shares.pop("rmsprop_optax")) == 0
+    assert {name: max(x) > 0.8 for name, x in shares.items()} == {
+        "Keras": True,
+        "PyTorch": True,
+        "Optax": True,
+    }
 
 
 def test_the_quality_results_are_those_of_five_seeds() -> None:

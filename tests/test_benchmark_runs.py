@@ -81,12 +81,23 @@ def test_a_quick_run_of_the_storage_benchmark(tmp_path: Path) -> None:
     assert len(found["rows"]) == 6
 
 
-def test_a_quick_run_of_the_quality_benchmark(tmp_path: Path) -> None:
+def _check_has_digits() -> None:
     if not _is_there("sklearn"):
         reason = "needs scikit-learn: pip install '.[benchmarks]'"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+def test_a_quick_run_of_the_dialects(tmp_path: Path) -> None:
+    _check_has_digits()
+    found = _check_files(tmp_path, "dialects", _run_quickly(tmp_path, "dialects"))
+    assert {len(losses) for losses in found["held_out_losses"].values()} == {3}
+    assert max(found["nan_shares"]["rmsprop_optax"]) == 0
+
+
+def test_a_quick_run_of_the_quality_benchmark(tmp_path: Path) -> None:
+    _check_has_digits()
     found = _check_files(tmp_path, "quality", _run_quickly(tmp_path, "quality"))
     losses = found["held_out_losses"].values()
     assert [len(task["one byte"]) for task in losses] == [2, 2]

@@ -5,6 +5,7 @@ import importlib
 from benchmarks._suite import Suite
 
 ABOUT = {
+    "dialects": "one line in six dialects, and where centered turns NaN",
     "dense": "a step on dense gradients",
     "combined": "clipping, weight decay and an average of the weights at once",
     "accumulation": "calls that accumulate gradients, and the call that updates",

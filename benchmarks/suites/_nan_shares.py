@@ -1,4 +1,4 @@
-"""How many parameters centered RMSprop turns into NaN: here, and in live libraries."""
+"""How many parameters centered RMSprop turns into NaN: here, and in a live library."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,20 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.peers import OURSELVES
 from rmsprop_optax import rmsprop
 
 ARGUMENTS = (1e-3, 0.9)  # learning rate and decay; PyTorch's own default is 0.99
 PARAMETERS = 10_000
 
+Share = Callable[[float, int], float]
 
-def libraries() -> dict[str, Callable[[float, int], float]]:
-    """The share of parameters that are NaN, from the spread and the number of steps."""
+
+def share_of(peer: str) -> tuple[str, Share]:
+    """Its name for people; the share of NaN, from the spread and the number of steps."""
     return {
-        "Keras": _keras,
-        "PyTorch": _torch,
-        "Optax": lambda *run: _optax(optax.rmsprop(*ARGUMENTS, centered=True), *run),
-        "rmsprop_optax": lambda *run: _optax(rmsprop(*ARGUMENTS, centered=True), *run),
-    }
+        OURSELVES: (OURSELVES, lambda *run: _optax(rmsprop, *run)),
+        "optax": ("Optax", lambda *run: _optax(optax.rmsprop, *run)),
+        "keras-jax": ("Keras", _keras),
+        "torch": ("PyTorch", _torch),
+    }[peer]
 
 
 def _gradients(spread: float, steps: int) -> Iterator[np.ndarray]:
@@ -35,7 +38,9 @@ def _share(params: Any) -> float:
     return float(np.isnan(np.asarray(params)).mean())
 
 
-def _optax(tx: optax.GradientTransformation, spread: float, steps: int) -> float:
+def _optax(make: Callable[..., Any], spread: float, steps: int) -> float:
+    tx = make(*ARGUMENTS, centered=True)
+
     @jax.jit
     def step(params: Any, state: Any, gradient: Any) -> Any:
         updates, state = tx.update(gradient, state, params)
