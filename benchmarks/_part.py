@@ -24,8 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--part", type=int, default=0)
+    parser.add_argument("--parts", type=int, default=1)
     options = parser.parse_args(arguments)
-    order = Order(options.peer, options.quick, options.device)
+    order = Order(
+        options.peer, options.quick, options.device, options.part, options.parts
+    )
     found = find(options.suite).measure(order)
     found["machine"] = {"device": jax.devices()[0].device_kind}
     options.file.write_text(json.dumps(found))

@@ -91,7 +91,8 @@ def _measure(suite: Suite, options: argparse.Namespace) -> Found | None:
             notes.append(f"{note} ({INSTALL}).")
             _say(notes[-1])
         else:
-            parts.append(_run_part(suite, name, options))
+            count = 1 if options.quick else suite.parts
+            parts += [_run_part(suite, name, options, i, count) for i in range(count)]
     if not parts and not notes:
         return None
     if options.quick:
@@ -105,12 +106,15 @@ def _measure(suite: Suite, options: argparse.Namespace) -> Found | None:
     }
 
 
-def _run_part(suite: Suite, peer: str, options: argparse.Namespace) -> Found:
+def _run_part(
+    suite: Suite, peer: str, options: argparse.Namespace, part: int, parts: int
+) -> Found:
     """One process, whose progress bar goes where ours would."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "found.json"
         command = [sys.executable, "-m", "benchmarks._part", suite.name, peer, str(file)]
         command += ["--device", options.device, *["--quick"] * options.quick]
+        command += ["--part", str(part), "--parts", str(parts)]
         environment = _environment(suite, peer, options.device)
         done = subprocess.run(command, cwd=ROOT, env=environment)
         if done.returncode != 0:

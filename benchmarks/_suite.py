@@ -15,11 +15,15 @@ class Order(NamedTuple):
       peer: Whom this library is measured against, a name of `benchmarks.peers.PEERS`.
       quick: Whether small sizes and few turns do.
       device: "cpu", "gpu" or "tpu".
+      part: Which part of the work, from 0.
+      parts: In how many parts it is done.
     """
 
     peer: str
     quick: bool
     device: str
+    part: int = 0
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Suite:
       draw: The picture, made of all that was found, into a file.
       summary: What the README shows; None: the whole table.
       environment: Of its processes.
+      parts: How many processes share a full run against one peer: TensorFlow keeps what
+        it has once compiled, and all of it does not fit into memory.
     """
 
     name: str
@@ -46,6 +52,7 @@ class Suite:
     draw: Callable[[Found, Path], None]
     summary: Callable[[Found], str] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    parts: int = 1
 
     def shown(self, found: Found) -> str:
         """What the README shows."""

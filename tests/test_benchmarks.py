@@ -171,8 +171,8 @@ def _pretend(
     """That these modules are missing, and that processes find nothing."""
     started: list[tuple[str, str]] = []
 
-    def run(suite: Any, peer: str, options: Any) -> Any:
-        del options
+    def run(suite: Any, peer: str, *others: Any) -> Any:
+        del others
         started.append((suite.name, peer))
         found = _found(name)
         return {"rows": found["rows"], "notes": []}
