@@ -13,6 +13,7 @@ BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osD^vPX"
+MOST_TICKS = 10
 
 
 @contextmanager
@@ -30,6 +31,19 @@ def tidy(axes: Axes) -> None:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def ratio_ticks(low: float, high: float) -> list[float]:
+    """Round numbers on a logarithmic axis, as many as have room beside each other."""
+    decades = [10.0**power for power in range(-3, 4)]
+    finest_first = [
+        [tenths / 10 for tenths in range(1, 100)],
+        [part * decade for decade in decades for part in (1, 1.5, 2, 3, 5, 7)],
+        [part * decade for decade in decades for part in (1, 2, 5)],
+        decades,
+    ]
+    inside = [[t for t in ticks if low <= t <= high] for ticks in finest_first]
+    return next(ticks for ticks in inside if len(ticks) <= MOST_TICKS)
 
 
 def plain(value: float, _: object) -> str:

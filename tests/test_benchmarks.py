@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from benchmarks import _floor, _problem, _readme, _runner, _same, _shapes
+from benchmarks import _floor, _picture, _problem, _readme, _runner, _same, _shapes
 from benchmarks._report import Row, table
 from benchmarks._suite import merge
 from benchmarks._timing import Contender, Series, race
@@ -163,6 +163,18 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(
     assert flag in error
     assert "'dens'" in error
     assert all(name in error for name in expected[flag])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.92, 1.43, [1.0, 1.1, 1.2, 1.3, 1.4]),
+        (0.07, 55, [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]),
+        (0.8, 6, [1.0, 1.5, 2.0, 3.0, 5.0]),
+    ],
+)
+def test_ticks_are_round_and_few(low: float, high: float, ticks: list[float]) -> None:
+    assert _picture.ratio_ticks(low, high) == pytest.approx(ticks)
 
 
 def _pretend(

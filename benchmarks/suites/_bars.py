@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import NullLocator
 
 from benchmarks import _picture
 from benchmarks._report import against
@@ -29,9 +29,9 @@ def draw(found: Found, path: Path) -> None:
         _goals(axes, rows, whats)
         axes.set_yticks(range(len(whats)), whats)
         axes.invert_yaxis()
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(_picture.plain))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        ticks = _picture.ratio_ticks(*axes.get_xlim())
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
         _picture.tidy(axes)
         axes.tick_params(axis="y", length=0)
         figure.legend(
