@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import rmsprop_optax
+from benchmarks.peers.keras_tensorflow import MOST_LEAVES
 from benchmarks.suites import NAMES, find
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,11 @@ def test_a_picture_is_drawn_of_the_results(name: str, tmp_path: Path) -> None:
 )
 def test_all_configurations_are_in_the_results(name: str, peer: str) -> None:
     module = importlib.import_module(f"benchmarks.suites.{name}")
-    expected = {(case.configuration.name, case.name) for case in module.cases(False)}
+    expected = {
+        (case.configuration.name, case.name)
+        for case in module.cases(False)
+        if peer != "keras-tensorflow" or len(case.shapes) <= MOST_LEAVES
+    }
     rows = [row for row in _found(name)["rows"] if row["peer"] == peer]
     assert {(row["configuration"], row["shapes"]) for row in rows} == expected
     assert all((row["met"] is None) == (row["goal"] is None) for row in rows)

@@ -8,10 +8,13 @@ from benchmarks.peers._graphs import GraphUpdate, constants
 from benchmarks.peers.jitted import ours
 
 our_transformation = ours
+MOST_LEAVES = 200  # its graphs of a thousand leaves take minutes to make
 
 
 def variants(c: Configuration, problem: Problem) -> dict[str, GraphUpdate]:
     """`apply` in a `tf.function`, without and with ``jit_compile``."""
+    if len(problem.params) > MOST_LEAVES:
+        return {}
     grads = constants(problem)
     return {
         "Keras, TF graph": _update(c, problem, grads, jit_compile=False),

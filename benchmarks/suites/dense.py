@@ -6,6 +6,7 @@ from benchmarks import _shapes
 from benchmarks._problem import Configuration
 from benchmarks._report import markdown
 from benchmarks._suite import Found, Order, Suite
+from benchmarks.peers.keras_tensorflow import MOST_LEAVES
 from benchmarks.peers.torch import MOST_COMPILED
 from benchmarks.suites import _cases, _dense_picture, _dense_summary
 from benchmarks.suites._cases import Case
@@ -30,6 +31,10 @@ NOTES = {
     "optax": [
         "The floor: what a step must move (gradients read once, parameters and state "
         "read and written), moved by an addition in place to one array.",
+    ],
+    "keras-tensorflow": [
+        f"Keras on TensorFlow: up to {MOST_LEAVES} leaves, as its graphs of a thousand "
+        "take minutes to make.",
     ],
     "torch": [
         f"PyTorch's compiled step: up to {MOST_COMPILED} leaves, as its compiler takes "
