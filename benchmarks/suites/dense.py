@@ -75,8 +75,9 @@ def _measure(order: Order) -> Found:
     settings = _settings(order.quick)
     near = order.peer == "optax"
     repetitions = settings["repetitions_against_optax" if near else "repetitions"]
-    share = cases(order.quick)[order.part :: order.parts]
-    found = _cases.measure(share, repetitions, order, goal)
+    chosen = cases(order.quick)
+    begin, end = (len(chosen) * i // order.parts for i in (order.part, order.part + 1))
+    found = _cases.measure(chosen[begin:end], repetitions, order, goal)
     return {**found, "notes": [] if order.part else NOTES.get(order.peer, [])}
 
 
