@@ -31,6 +31,21 @@ class Configuration:
     decay: float | None = None
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """Those of Keras's class, which are those of this library's factory too."""
+        return {
+            "learning_rate": LEARNING_RATE,
+            "rho": DECAY,
+            "momentum": self.momentum,
+            "epsilon": EPSILON,
+            "centered": self.centered,
+            "weight_decay": self.decay,
+            "global_clipnorm": self.clip,
+            "use_ema": self.ema is not None,
+            "ema_momentum": self.ema if self.ema is not None else 0.99,
+        }
+
+    @property
     def has_extras(self) -> bool:
         """Whether it is more than RMSprop."""
         return (self.clip, self.ema, self.decay) != (None, None, None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 
 from rmsprop_optax._chain import Rmsprop
@@ -13,6 +14,8 @@ from rmsprop_optax._formula import Formula, is_on
 from rmsprop_optax.leaves import ONE_BYTE
 
 _WIDTH = 34
+# A callable is shown as η(t), whatever it would return.
+_NOT_YET_GIVEN = optax.constant_schedule(0.0)
 _ROUNDED = {"random": "at random", "nearest": "to the nearest"}
 
 
@@ -60,7 +63,7 @@ def _formula_of(described: Any) -> Formula:
             if parameter.default is parameter.empty
         ]
         if required in ([], ["learning_rate"]):
-            made = described(**dict.fromkeys(required, _learning_rate))
+            made = described(**dict.fromkeys(required, _NOT_YET_GIVEN))
     if not isinstance(made, Rmsprop):
         raise TypeError(
             "`describe` takes what `rmsprop` or a dialect returned, or one of these "
@@ -68,10 +71,6 @@ def _formula_of(described: Any) -> Formula:
             "of it: describe the part that `rmsprop` or the dialect made."
         )
     return made.formula
-
-
-def _learning_rate(step: Any) -> Any:
-    raise NotImplementedError  # stands for one that is yet to be given; never called
 
 
 def _lines(f: Formula) -> Iterator[tuple[str, str]]:

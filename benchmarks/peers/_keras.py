@@ -2,24 +2,14 @@
 
 from typing import Any
 
-from benchmarks._problem import DECAY, EPSILON, LEARNING_RATE, Configuration
+from benchmarks._problem import Configuration
 
 
 def optimizer(c: Configuration, variables: list[Any]) -> Any:
     """Built for these variables."""
     import keras
 
-    made = keras.optimizers.RMSprop(
-        learning_rate=LEARNING_RATE,
-        rho=DECAY,
-        momentum=c.momentum,
-        epsilon=EPSILON,
-        centered=c.centered,
-        weight_decay=c.decay,
-        global_clipnorm=c.clip,
-        use_ema=c.ema is not None,
-        ema_momentum=c.ema if c.ema is not None else 0.99,
-    )
+    made = keras.optimizers.RMSprop(**c.arguments)
     made.build(variables)
     return made
 

@@ -8,13 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks._problem import (
-    DECAY,
-    EPSILON,
-    LEARNING_RATE,
-    Configuration,
-    Problem,
-)
+from benchmarks._problem import Configuration, Problem
 from rmsprop_optax import finalize, rmsprop
 
 Grads = list[list[jax.Array]]
@@ -79,17 +73,7 @@ def of_transformation(
 
 def ours(c: Configuration) -> optax.GradientTransformationExtraArgs:
     """This library's factory, for that configuration."""
-    return rmsprop(
-        LEARNING_RATE,
-        rho=DECAY,
-        momentum=c.momentum,
-        epsilon=EPSILON,
-        centered=c.centered,
-        weight_decay=c.decay,
-        global_clipnorm=c.clip,
-        use_ema=c.ema is not None,
-        ema_momentum=c.ema if c.ema is not None else 0.99,
-    )
+    return rmsprop(**c.arguments)
 
 
 def our_update(
