@@ -20,9 +20,11 @@ def clip_by_value(g: jax.Array, max_delta: Scalar) -> jax.Array:
 def clip_by_norm(g: jax.Array, norm: jax.Array, max_norm: Scalar) -> jax.Array:
     """G max_norm / norm where norm > max_norm, else g to the last bit.
 
-    A norm that is NaN bounds nothing, so it makes the whole of ``g`` NaN.
+    (But for subnormals, which XLA on CPU takes for zero in any product.) A norm that is
+    NaN bounds nothing, so it makes the whole of ``g`` NaN.
     """
     exceeds = ~(norm <= max_norm)
-    # In this order: max_norm / norm is at most 1 and can't overflow.
-    factor = max_norm / jnp.where(exceeds, norm, 1)
-    return jnp.where(exceeds, g * real_like(factor, g), g)
+    # In this order: max_norm / norm is at most 1 and can't overflow. One product: of a
+    # choice between two arrays XLA on CPU would write the outcome to memory.
+    factor = jnp.where(exceeds, max_norm / jnp.where(exceeds, norm, 1), 1)
+    return g * real_like(factor, g)

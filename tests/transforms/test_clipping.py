@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import clip_by_global_norm, clip_by_norm, clip_by_value
+from rmsprop_optax import clip_by_global_norm, clip_by_norm, clip_by_value, rmsprop
 
 
 def _apply(tx: optax.GradientTransformation, grads: Any) -> Any:
@@ -84,3 +84,18 @@ def test_missing_leaves_and_empty_trees() -> None:
         assert clipped["b"] is None
         np.testing.assert_allclose(clipped["a"], [1.0])
         assert _apply(clip(1.0), {}) == {}
+
+
+@pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm"])
+def test_a_clipped_step_needs_no_memory_of_its_own(clip: str) -> None:
+    """The clipped gradient is made where it is used, and written nowhere."""
+    tx = rmsprop(0.1, **{clip: 1.0})
+
+    def step(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = jax.ShapeDtypeStruct((512, 512), jnp.float32)
+    state = jax.eval_shape(tx.init, params)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 512 * 512  # a leaf is 2^20
