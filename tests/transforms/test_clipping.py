@@ -8,7 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import clip_by_global_norm, clip_by_norm, clip_by_value, rmsprop
+from rmsprop_optax import (
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+    rmsprop,
+    rules,
+)
 
 
 def _apply(tx: optax.GradientTransformation, grads: Any) -> Any:
@@ -88,14 +94,21 @@ def test_missing_leaves_and_empty_trees() -> None:
 
 @pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm"])
 def test_a_clipped_step_needs_no_memory_of_its_own(clip: str) -> None:
-    """The clipped gradient is made where it is used, and written nowhere."""
+    """The clipped gradient is made where it is used, and written nowhere.
+
+    What the norm itself needs is not counted: older releases of XLA write the squares.
+    """
     tx = rmsprop(0.1, **{clip: 1.0})
 
     def step(params: Any, state: Any, grads: Any) -> Any:
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
+    def temporaries(function: Any, *args: Any) -> int:
+        return function.lower(*args).compile().memory_analysis().temp_size_in_bytes
+
     params = jax.ShapeDtypeStruct((512, 512), jnp.float32)
     state = jax.eval_shape(tx.init, params)
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 512 * 512  # a leaf is 2^20
+    clipped = temporaries(jax.jit(step, donate_argnums=(0, 1)), params, state, params)
+    norm = temporaries(jax.jit(lambda g: rules.norm([g])), params)
+    assert clipped - norm < 512 * 512  # a leaf is 2^20
