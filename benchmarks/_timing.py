@@ -77,14 +77,15 @@ def race(
 ) -> list[Series]:
     """Each contender's times, a repetition of each in turn, on the same draws.
 
-    Another one begins each time: who comes second finds what the first left in the cache.
+    In an order that is drawn anew each time: who comes second finds what the first left
+    in the cache, such as gradients that both read.
 
     Args:
       contenders: In the order in which they first run.
       draw: What a step is made on; drawn anew for each step.
       repetitions: How often each has its turn.
       tick: Called after each turn.
-      seed: Of the draws.
+      seed: Of the draws, and of the order.
       warm_up: Steps of each before it is timed.
     """
     rng = np.random.default_rng(seed)
@@ -92,10 +93,9 @@ def race(
         _turn(contender, [draw(rng) for _ in range(warm_up)])
     gc.freeze()  # what is there by now stays: frameworks take long to be looked through
     times: list[list[float]] = [[] for _ in contenders]
-    for repetition in range(repetitions):
+    for _ in range(repetitions):
         drawn = [draw(rng) for _ in range(max(c.steps for c in contenders))]
-        for place in range(len(contenders)):
-            at = (place + repetition) % len(contenders)
+        for at in rng.permutation(len(contenders)):
             times[at].append(_turn(contenders[at], drawn[: contenders[at].steps]))
             tick()
     gc.unfreeze()
