@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+from rmsprop_optax import MomentStorage, rmsprop
 from rmsprop_optax._foundation._places import parameters_by_keys, place_of
 
 
@@ -45,6 +46,23 @@ def test_a_name_of_the_state_is_not_a_key_of_the_parameters() -> None:
     params = {"nu": jnp.ones(3), "count": jnp.ones(3)}
     state = optax.scale_by_adam().init(params)
     assert places(state, params)[0] is None  # its `count` is an attribute
+
+
+@pytest.mark.parametrize("storage", [None, MomentStorage("one_byte", min_size=0)])
+def test_the_place_of_a_transformation_is_no_parameter(storage: Any) -> None:
+    """A list of parameters has the same numbers in its paths as a chain."""
+    params = [jnp.ones((rows, 4)) for rows in (2, 3, 5)]
+    state = rmsprop(momentum=0.9, moment_storage=storage).init(params)
+    known, counters = parameters_by_keys(params), 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        place = place_of(path, known)
+        if "count" in jax.tree_util.keystr(path):
+            assert place is None
+            counters += 1
+        elif leaf.ndim:
+            assert place is not None
+            assert place.param.shape[0] == leaf.shape[0]
+    assert counters == 2
 
 
 def test_one_array_has_no_path() -> None:
