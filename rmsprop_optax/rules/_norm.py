@@ -8,7 +8,7 @@ from rmsprop_optax.rules._magnitude import safe_sqrt
 
 
 def norm(xs: list[jax.Array]) -> jax.Array:
-    """The norm of all ``xs`` together: one pass, and two more where squares misfit.
+    """The norm of all ``xs`` together: one pass, and one more where squares misfit.
 
     In float32 they overflow for |x| > 1.8e19, and go under for |x| < 1e-19. NaN where an
     element is NaN, infinite where one is infinite; derivative 0 at 0.
@@ -17,7 +17,7 @@ def norm(xs: list[jax.Array]) -> jax.Array:
     total = _sum_of_squares(parts)
     limits = jnp.finfo(total.dtype)
     fits = jnp.isfinite(total) & (total > limits.tiny / limits.eps**2)
-    return jax.lax.cond(fits, lambda: safe_sqrt(total), lambda: _scaled_norm(parts))
+    return jax.lax.cond(fits, lambda: safe_sqrt(total), lambda: _scaled(parts, total))
 
 
 def norm_over_devices(local: jax.Array, axis_name: AxisName) -> jax.Array:
@@ -29,13 +29,15 @@ def norm_over_devices(local: jax.Array, axis_name: AxisName) -> jax.Array:
     return safe_sqrt(jax.lax.psum((local / unit) ** 2, axis_name)) * unit
 
 
-def _scaled_norm(parts: list[jax.Array]) -> jax.Array:
-    """The norm in units of the largest magnitude.
+def _scaled(parts: list[jax.Array], total: jax.Array) -> jax.Array:
+    """The norm in a unit that brings squares that are too large, or small, to the middle.
 
-    Not in those of a constant: XLA may turn (c x)(c x) into c^2 (x x), which overflows.
+    A power of two, 2^80 or 2^-80 in float32: 2^31 squares of the largest number are below
+    infinity then, and that of the smallest is not zero. Chosen in the program: of a
+    constant c, XLA may turn (c x)(c x) into c^2 (x x), which overflows.
     """
-    tops = [jnp.max(jnp.abs(x), initial=0) for x in parts]
-    unit = _unit(jax.lax.stop_gradient(jnp.max(jnp.stack(tops))))
+    power = jnp.finfo(total.dtype).maxexp * 5 // 8
+    unit = jnp.where(total > 1, 2.0**power, 2.0**-power).astype(total.dtype)
     return safe_sqrt(_sum_of_squares([x / unit for x in parts])) * unit
 
 
