@@ -52,6 +52,7 @@ from rmsprop_optax.wrappers._dynamic_loss_scale import (
     dynamic_loss_scale,
 )
 from rmsprop_optax.wrappers._precision import in_float32
+from rmsprop_optax.wrappers._single_pass import single_pass
 from rmsprop_optax.wrappers._skip_nonfinite import SkipNonfiniteState, skip_nonfinite
 from rmsprop_optax.wrappers._split_complex import RealPair, split_complex
 
@@ -94,6 +95,7 @@ __all__ = [
     "scale_by_rms",
     "scale_by_stddev",
     "scale_loss",
+    "single_pass",
     "skip_nonfinite",
     "sparse",
     "split_complex",

@@ -69,6 +69,11 @@ def varying_axes(leaf: Any, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name in _varying(values_of(leaf)))
 
 
+def is_varying(tree: PyTree) -> bool:
+    """Whether a leaf differs, by its type, along an axis of the `shard_map` around."""
+    return any(_varying(leaf) for leaf in jax.tree.leaves(tree))
+
+
 def _varying(x: Any) -> frozenset[Any]:
     return jax.typeof(x).manual_axis_type.varying
 

@@ -23,8 +23,6 @@ def clip_by_norm(g: jax.Array, norm: jax.Array, max_norm: Scalar) -> jax.Array:
     (But for subnormals, which XLA on CPU takes for zero in any product.) A norm that is
     NaN bounds nothing, so it makes the whole of ``g`` NaN.
     """
-    exceeds = ~(norm <= max_norm)
-    # In this order: max_norm / norm is at most 1 and can't overflow. One product: of a
-    # choice between two arrays XLA on CPU would write the outcome to memory.
-    factor = jnp.where(exceeds, max_norm / jnp.where(exceeds, norm, 1), 1)
-    return g * real_like(factor, g)
+    # One product: of a choice between two arrays XLA on CPU would write the outcome to
+    # memory. One number: what a loop is given beside its arrays counts (`single_pass`).
+    return g * real_like(1 / jnp.maximum(norm / max_norm, 1), g)

@@ -66,6 +66,9 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "accumulate_gradients": lambda: ro.accumulate_gradients(ro.scale_by_rms(), 2),
     "skip_nonfinite": lambda: ro.skip_nonfinite(ro.scale_by_rms()),
     "dynamic_loss_scale": lambda: ro.dynamic_loss_scale(ro.scale_by_rms()),
+    "single_pass": lambda: ro.single_pass(
+        ro.rmsprop(momentum=0.9, centered=True), min_size=0
+    ),
     "in_float32": lambda: ro.in_float32(ro.scale_by_rms()),
     "scale_by_stddev, bfloat16": lambda: ro.scale_by_stddev(moment_storage=BFLOAT16),
     "rmsprop": ro.rmsprop,
@@ -80,9 +83,10 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     ),
     "optax": lambda: ro.dialects.optax(0.1, momentum=0.9, bias_correction=True),
 }
-# Its programs are the longest, and its parts have rows and tests of their own.
-SLOW = {"rmsprop, one byte"}
-ROWS = [
-    pytest.param(name, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
-    for name in TABLE
-]
+MARKS = {
+    # Its programs are the longest, and its parts have rows and tests of their own.
+    "rmsprop, one byte": [pytest.mark.slow],
+    # The switch is looked for, and `test_single_pass.py` runs this row with it too.
+    "single_pass": [pytest.mark.filterwarnings("ignore:single_pass has no effect")],
+}
+ROWS = [pytest.param(name, id=name, marks=MARKS.get(name, [])) for name in TABLE]
