@@ -13,7 +13,7 @@ BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osD^vPX"
-MOST_TICKS = 10
+MOST_TICKS = 9
 
 
 @contextmanager
@@ -37,6 +37,8 @@ def ratio_ticks(low: float, high: float) -> list[float]:
     """Round numbers on a logarithmic axis, as many as have room beside each other."""
     decades = [10.0**power for power in range(-3, 4)]
     finest_first = [
+        [hundredths / 100 for hundredths in range(1, 1000)],
+        [twentieths / 20 for twentieths in range(1, 200)],
         [tenths / 10 for tenths in range(1, 100)],
         [part * decade for decade in decades for part in (1, 1.5, 2, 3, 5, 7)],
         [part * decade for decade in decades for part in (1, 2, 5)],

@@ -7,7 +7,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+
+from tqdm import tqdm
 
 from benchmarks import _readme
 from benchmarks._report import machine, versions
@@ -27,23 +30,43 @@ INSTALL = "pip install '.[benchmarks]'"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, writes, prints; the exit code is 0 also where a goal is missed."""
     options = _parser().parse_args(arguments)
-    for name in options.suite:
-        suite = find(name)
-        if not options.render:
-            found = _measure(suite, options)
-            if found is None:
-                _say(f"{name} measures nothing against {', '.join(options.peers)}.")
-                continue
-            _write_json(found, options.out, name)
-        found = json.loads((options.out / f"{name}.json").read_text())
-        text = suite.markdown(found)
-        (options.out / f"{name}.md").write_text(text)
-        suite.draw(found, options.out / f"{name}.png")
-        if options.readme:
-            _readme.put(ROOT / "README.md", name, suite.shown(found))
-        sys.stdout.write(f"# {name}\n\n{text}\n")
-        sys.stdout.flush()
+    suites = [find(name) for name in options.suite]
+    if options.render:
+        measured = [suite.name for suite in suites]
+    elif options.quick:
+        measured = _measure_together(suites, options)
+    else:
+        measured = (suite.name for suite in suites if _measure(suite, options))
+    for name in measured:
+        _show(find(name), options)
     return 0
+
+
+def _measure_together(suites: Sequence[Suite], options: argparse.Namespace) -> list[str]:
+    """One suite on each core: what disturbs a measurement does not disturb a trial."""
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(suites), desc="quick", unit="suite", file=sys.stderr) as bar,
+    ):
+        runs = {pool.submit(_measure, suite, options): suite.name for suite in suites}
+        done = []
+        for run in as_completed(runs):
+            done += [runs[run]] if run.result() else []
+            bar.update()
+    return [suite.name for suite in suites if suite.name in done]
+
+
+def _show(suite: Suite, options: argparse.Namespace) -> None:
+    """The table and the picture of what was measured, into files and to the reader."""
+    name = suite.name
+    found = json.loads((options.out / f"{name}.json").read_text())
+    text = suite.markdown(found)
+    (options.out / f"{name}.md").write_text(text)
+    suite.draw(found, options.out / f"{name}.png")
+    if options.readme:
+        _readme.put(ROOT / "README.md", name, suite.shown(found))
+    sys.stdout.write(f"# {name}\n\n{text}\n")
+    sys.stdout.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,8 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measure(suite: Suite, options: argparse.Namespace) -> Found | None:
-    """What all processes of a suite found; None where no peer is one of its own."""
+def _measure(suite: Suite, options: argparse.Namespace) -> bool:
+    """Writes what all processes of a suite found; False where no peer is its own."""
     parts, notes = [], []
     for name in suite.peers:
         if name not in options.peers:
@@ -94,16 +117,18 @@ def _measure(suite: Suite, options: argparse.Namespace) -> Found | None:
             count = 1 if options.quick else suite.parts
             parts += [_run_part(suite, name, options, i, count) for i in range(count)]
     if not parts and not notes:
-        return None
+        _say(f"{suite.name} measures nothing against {', '.join(options.peers)}.")
+        return False
     if options.quick:
         notes.append("Small sizes and few turns: the goals are for a full run.")
     found = merge([{"machine": machine()}, *parts, {"notes": notes}])
-    return {
+    about = {
         "machine": found.pop("machine"),
         "versions": versions(),
         "settings": suite.settings(options.quick),
-        **found,
     }
+    _write_json({**about, **found}, options.out, suite.name)
+    return True
 
 
 def _run_part(
@@ -116,6 +141,8 @@ def _run_part(
         command += ["--device", options.device, *["--quick"] * options.quick]
         command += ["--part", str(part), "--parts", str(parts)]
         environment = _environment(suite, peer, options.device)
+        if options.quick:  # two bars at once write over one another
+            environment["TQDM_DISABLE"] = "1"
         done = subprocess.run(command, cwd=ROOT, env=environment)
         if done.returncode != 0:
             raise SystemExit(

@@ -42,6 +42,8 @@ def test_a_picture_is_drawn_of_the_results(name: str, tmp_path: Path) -> None:
         ("dense", "keras-jax"),
         ("dense", "keras-tensorflow"),
         ("combined", "optax"),
+        ("single_pass", "optax"),
+        ("single_pass", "keras-jax"),
     ],
 )
 def test_all_configurations_are_in_the_results(name: str, peer: str) -> None:

@@ -7,6 +7,7 @@ from benchmarks._suite import Suite
 ABOUT = {
     "dialects": "one line in six dialects, and where centered turns NaN",
     "dense": "a step on dense gradients",
+    "single_pass": "the same in one loop for each parameter",
     "combined": "clipping, weight decay and an average of the weights at once",
     "accumulation": "calls that accumulate gradients, and the call that updates",
     "leaves": "many small leaves: steps, calls, compilation",

@@ -31,44 +31,63 @@ class Case(NamedTuple):
 
 
 Goal = Callable[[str, Case], float | None]
+Gather = Callable[[ModuleType, Configuration, Problem], Mapping[str, Update]]
 
 
-def measure(cases: Sequence[Case], repetitions: int, order: Order, goal: Goal) -> Found:
-    """Rows of all cases that this peer can do, checked before they are timed."""
-    peer = importlib.import_module(f"benchmarks.peers.{order.peer.replace('-', '_')}")
-    for configuration in dict.fromkeys(case.configuration for case in cases):
-        make = partial(_contenders, peer, configuration)
-        _same.check(make, configuration.name)
-    rows: list[Found] = []
-    with tqdm(total=len(cases), desc=order.peer, unit="race", file=sys.stderr) as bar:
-        for case in cases:
-            bar.set_postfix_str(f"{case.configuration.name}, {case.name}")
-            rows += _race(peer, case, repetitions, order, goal)
-            bar.update()
-    return {"rows": rows}
-
-
-def _contenders(peer: ModuleType, c: Configuration, p: Problem) -> Mapping[str, Update]:
+def contenders(peer: ModuleType, c: Configuration, p: Problem) -> Mapping[str, Update]:
     """Ours first, with the arguments that make it compute what the peer does."""
     others: dict[str, Any] = peer.variants(c, p)
     ours = our_update(c, p, to_device(p), peer.our_transformation) if others else None
     return {OURSELVES: ours, **others} if ours else {}
 
 
+def measure(
+    cases: Sequence[Case],
+    repetitions: int,
+    order: Order,
+    goal: Goal,
+    gather: Gather = contenders,
+) -> Found:
+    """Rows of all cases that this peer can do, checked before they are timed.
+
+    Args:
+      cases: In their order.
+      repetitions: How often each contender has its turn.
+      order: Against whom.
+      goal: Of each ratio.
+      gather: Who takes part, ours first; none: the peer can't do this.
+    """
+    peer = importlib.import_module(f"benchmarks.peers.{order.peer.replace('-', '_')}")
+    for configuration in dict.fromkeys(case.configuration for case in cases):
+        _same.check(partial(gather, peer, configuration), configuration.name)
+    rows: list[Found] = []
+    with tqdm(total=len(cases), desc=order.peer, unit="race", file=sys.stderr) as bar:
+        for case in cases:
+            bar.set_postfix_str(f"{case.configuration.name}, {case.name}")
+            updates = gather(peer, case.configuration, problem(case.shapes))
+            rows += _race(updates, peer, case, repetitions, order, goal)
+            bar.update()
+    return {"rows": rows}
+
+
 def _race(
-    peer: ModuleType, case: Case, repetitions: int, order: Order, goal: Goal
+    updates: Mapping[str, Update],
+    peer: ModuleType,
+    case: Case,
+    repetitions: int,
+    order: Order,
+    goal: Goal,
 ) -> list[Found]:
-    updates = _contenders(peer, case.configuration, problem(case.shapes))
     if not updates:
         return []
     steps = 1 if size(case.shapes) >= LARGE else STEPS
-    contenders = [Contender(n, u.prepare, u, steps) for n, u in updates.items()]
+    racing = [Contender(n, u.prepare, u, steps) for n, u in updates.items()]
     if order.peer == "optax":  # once is enough, beside the peer whose goal is nearest
         moved = _floor.step_bytes(
             peer.our_transformation(case.configuration), case.shapes
         )
-        contenders.append(_floor.contender(moved, steps))
-    ours, *others = race(contenders, which, repetitions, lambda: None)
+        racing.append(_floor.contender(moved, steps))
+    ours, *others = race(racing, which, repetitions, lambda: None)
     what = f"{case.configuration.name}, {case.name}"
     return [
         Row(what, ours, series, as_fast=False, goal=goal(series.name, case)).json(

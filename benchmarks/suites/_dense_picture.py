@@ -62,7 +62,7 @@ def _panel(
         low, high = zip(*(row["quartiles"] for row in mine), strict=True)
         axes.hlines(at, low, high, color=colour, lw=1.2)
     axes.set_title(title, fontsize=11)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(_picture.plain))
     axes.xaxis.set_minor_formatter(NullFormatter())
     _picture.tidy(axes)
