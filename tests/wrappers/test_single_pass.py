@@ -211,10 +211,19 @@ def _with_the_switch(*arguments: str) -> None:
 SWITCHED = "tests/wrappers/_single_pass_switched.py"
 
 
+# There it warns, and the step is the ordinary one.
+joins = pytest.mark.skipif(
+    jax.__version_info__ >= (0, 11),
+    reason="XLA of jaxlib 0.12 makes copies in spite of the switch",
+)
+
+
+@joins
 def test_with_the_switch() -> None:
     _with_the_switch(SWITCHED)
 
 
+@joins
 @pytest.mark.slow
 def test_with_the_switch_in_other_dtypes() -> None:
     _with_the_switch(SWITCHED, "-m", "slow")
