@@ -34,6 +34,12 @@ Goal = Callable[[str, Case], float | None]
 Gather = Callable[[ModuleType, Configuration, Problem], Mapping[str, Update]]
 
 
+def settings(cases: Sequence[Case], repetitions: int) -> Found:
+    """What a run of them is."""
+    parameters = {case.name: size(case.shapes) for case in cases}
+    return {"repetitions": repetitions, "parameters": parameters}
+
+
 def contenders(peer: ModuleType, c: Configuration, p: Problem) -> Mapping[str, Update]:
     """Ours first, with the arguments that make it compute what the peer does."""
     others: dict[str, Any] = peer.variants(c, p)

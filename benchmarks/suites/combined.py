@@ -34,15 +34,13 @@ def goal(name: str, case: Case) -> float | None:
 
 
 def _settings(quick: bool) -> Found:
-    return {
-        "repetitions": QUICK_REPETITIONS if quick else REPETITIONS,
-        "parameters": {case.name: _shapes.size(case.shapes) for case in cases(quick)},
-    }
+    return _cases.settings(cases(quick), QUICK_REPETITIONS if quick else REPETITIONS)
 
 
 def _measure(order: Order) -> Found:
-    repetitions = _settings(order.quick)["repetitions"]
-    return _cases.measure(cases(order.quick), repetitions, order, goal)
+    return _cases.measure(
+        cases(order.quick), _settings(order.quick)["repetitions"], order, goal
+    )
 
 
 SUITE = Suite(

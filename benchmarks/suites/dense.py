@@ -64,9 +64,8 @@ def goal(name: str, case: Case) -> float | None:
 def _settings(quick: bool) -> Found:
     chosen = cases(quick)
     return {
-        "repetitions": QUICK_REPETITIONS if quick else REPETITIONS,
+        **_cases.settings(chosen, QUICK_REPETITIONS if quick else REPETITIONS),
         "repetitions_against_optax": QUICK_REPETITIONS if quick else NEAR_REPETITIONS,
-        "parameters": {case.name: _shapes.size(case.shapes) for case in chosen},
         "leaves": {case.name: len(case.shapes) for case in chosen},
     }
 

@@ -54,10 +54,7 @@ def _contenders(peer: ModuleType, c: Configuration, p: Problem) -> Mapping[str, 
 
 
 def _settings(quick: bool) -> Found:
-    return {
-        "repetitions": QUICK_REPETITIONS if quick else REPETITIONS,
-        "parameters": {case.name: _shapes.size(case.shapes) for case in cases(quick)},
-    }
+    return _cases.settings(cases(quick), QUICK_REPETITIONS if quick else REPETITIONS)
 
 
 def _measure(order: Order) -> Found:
