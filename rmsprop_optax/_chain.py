@@ -1,27 +1,27 @@
 """The chain that every RMSprop is, in the order in which a gradient flows."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import optax
 
-from rmsprop_optax._formula import Formula, is_on
-from rmsprop_optax._foundation._schedules import as_schedule
-from rmsprop_optax._foundation._types import Count, LearningRate, PyTree, Schedule
+from rmsprop_optax._config import RmspropConfig, is_on
+from rmsprop_optax._foundation._schedules import is_schedule
+from rmsprop_optax._foundation._types import Count, PyTree
+from rmsprop_optax.sparse import RowSums, lazy
+from rmsprop_optax.storage import low_precision
 from rmsprop_optax.transforms._averaging import average_params
-from rmsprop_optax.transforms._centered import scale_by_stddev
 from rmsprop_optax.transforms._clipping import (
     clip_by_global_norm,
     clip_by_norm,
     clip_by_value,
 )
-from rmsprop_optax.transforms._coupled_decay import add_decayed_weights
 from rmsprop_optax.transforms._learning_rate import scale_by_learning_rate
 from rmsprop_optax.transforms._loss_scale import unscale_loss
 from rmsprop_optax.transforms._missing import zeros_for_missing
-from rmsprop_optax.transforms._momentum import trace
-from rmsprop_optax.transforms._second_moment import scale_by_rms
-from rmsprop_optax.transforms._sign import negate
+from rmsprop_optax.transforms._scale_by_rms import scale_by_rms
+from rmsprop_optax.transforms._scale_by_stddev import scale_by_stddev
 from rmsprop_optax.transforms._weight_decay import decay_weights
 from rmsprop_optax.wrappers._accumulation import accumulate_gradients
 from rmsprop_optax.wrappers._cautious import cautious
@@ -29,104 +29,113 @@ from rmsprop_optax.wrappers._precision import in_float32
 from rmsprop_optax.wrappers._skip_nonfinite import skip_nonfinite
 from rmsprop_optax.wrappers._split_complex import split_complex
 
-Transforms = list[optax.GradientTransformation]
+Stages = Iterator[optax.GradientTransformation]
 
 
 class Rmsprop(optax.GradientTransformationExtraArgs):
-    """A transformation that remembers its formula, for `describe`."""
+    """A transformation that keeps its configuration, for `describe`."""
 
-    formula: Formula
+    config: RmspropConfig
 
 
-def build(formula: Formula) -> Rmsprop:
-    """The transformation that ``formula`` says. Its values were checked before."""
-    step = optax.chain(*_gradient(formula), *_descent(formula), *_decay(formula))
-    every_k = formula.gradient_accumulation_steps
-    if every_k is not None:
-        step = accumulate_gradients(step, every_k, formula.accumulate_rows)
-    if formula.loss_scale_factor is not None:
-        step = optax.chain(unscale_loss(formula.loss_scale_factor), step)
-    if formula.split_complex:
+def build(config: RmspropConfig) -> Rmsprop:
+    """The transformation of a configuration."""
+    step = optax.chain(*_gradient(config), *_descent(config), *_decay(config))
+    if config.split_complex:
         step = split_complex(step)
-    step = optax.chain(in_float32(step), zeros_for_missing())
-    if formula.use_ema:
-        average = average_params(
-            formula.ema_momentum,
-            formula.ema_overwrite_frequency,
-            1 if every_k is None else every_k,
-        )
-        step = optax.chain(step, average)
-    if formula.skip_nonfinite:
-        step = skip_nonfinite(step, axis_name=formula.axis_name)
-    return _labelled(step, formula)
+    step = in_float32(step)
+    if config.storage is not None:
+        step = low_precision(step, config.storage)
+    step = lazy(step)
+    every_k = config.gradient_accumulation_steps
+    if every_k is not None:
+        rows = config.accumulate_rows
+        step = accumulate_gradients(step, every_k, RowSums(rows) if rows else None)
+    step = optax.chain(step, zeros_for_missing(), *_average(config))
+    if config.skip_nonfinite:
+        step = skip_nonfinite(step, axis_name=config.axis_name)
+    return _labelled(step, config)
 
 
-def _gradient(formula: Formula) -> Transforms:
-    """What is done to the gradient before RMSprop sees it."""
-    stages: Transforms = []
-    if formula.maximize:
-        stages.append(negate())
-    if formula.clipvalue is not None:
-        stages.append(clip_by_value(formula.clipvalue))
-    if formula.clipnorm is not None:
-        stages.append(clip_by_norm(formula.clipnorm, axis_name=formula.axis_name))
-    if formula.global_clipnorm is not None:
-        stages.append(
-            clip_by_global_norm(formula.global_clipnorm, axis_name=formula.axis_name)
-        )
-    if is_on(formula.coupled_decay):
-        stages.append(add_decayed_weights(formula.coupled_decay))
-    return stages
+def _gradient(config: RmspropConfig) -> Stages:
+    """What happens to the gradient before RMSprop sees it."""
+    axis_name = config.axis_name
+    if config.loss_scale_factor is not None:
+        yield unscale_loss(config.loss_scale_factor)
+    if config.maximize:
+        yield optax.scale(-1.0)
+    if config.clipvalue is not None:
+        yield clip_by_value(config.clipvalue)
+    if config.clipnorm is not None:
+        yield clip_by_norm(config.clipnorm, axis_name=axis_name)
+    if config.global_clipnorm is not None:
+        yield clip_by_global_norm(config.global_clipnorm, axis_name=axis_name)
+    if is_on(config.coupled_decay):
+        yield optax.add_decayed_weights(config.coupled_decay)
 
 
-def _descent(formula: Formula) -> Transforms:
+def _descent(config: RmspropConfig) -> Stages:
     """The second moment, the learning rate and the momentum, in their order."""
-    scale = scale_by_stddev if formula.centered else scale_by_rms
-    stages: Transforms = [
-        scale(
-            formula.decay,
-            formula.eps,
-            formula.initial_scale,
-            formula.eps_in_sqrt,
-            formula.bias_correction,
-            formula.moment_storage,
-        ),
-        scale_by_learning_rate(_at_micro_steps(formula.learning_rate, formula)),
-    ]
-    if is_on(formula.momentum):
-        place = len(stages) if formula.lr_in_momentum else 1
-        momentum = trace(formula.momentum, formula.nesterov, formula.moment_storage)
-        stages.insert(place, momentum)
-    return [cautious(optax.chain(*stages))] if formula.cautious else stages
+    scale = scale_by_stddev if config.centered else scale_by_rms
+    second_moment = scale(
+        config.decay,
+        config.eps,
+        config.initial_scale,
+        config.eps_in_sqrt,
+        config.bias_correction,
+    )
+    rate = scale_by_learning_rate(_at_updates(config.learning_rate, config))
+    stages = [second_moment, rate]
+    if is_on(config.momentum):
+        momentum = optax.trace(config.momentum, config.nesterov)
+        stages.insert(2 if config.lr_in_momentum else 1, momentum)
+    yield cautious(optax.chain(*stages)) if config.cautious else optax.chain(*stages)
 
 
-def _decay(formula: Formula) -> Transforms:
+def _decay(config: RmspropConfig) -> Stages:
     """Decoupled weight decay, beside the update."""
-    if not is_on(formula.weight_decay):
-        return []
-    rate = formula.learning_rate if formula.decay_rate is None else formula.decay_rate
-    rate = _at_micro_steps(rate, formula)
-    return [decay_weights(formula.weight_decay, rate, formula.weight_decay_mask)]
+    if is_on(config.weight_decay):
+        rate = config.decay_rate
+        rate = config.learning_rate if rate is None else rate
+        yield decay_weights(
+            _at_updates(config.weight_decay, config),
+            _at_updates(rate, config),
+            config.weight_decay_mask,
+        )
 
 
-def _at_micro_steps(learning_rate: LearningRate, formula: Formula) -> Schedule:
-    """The schedule of micro-steps as one of updates, each made by the k-th micro-step."""
-    rate = as_schedule(learning_rate)
-    every_k: Count | None = formula.gradient_accumulation_steps
-    if every_k is None:
+def _average(config: RmspropConfig) -> Stages:
+    """The average of the weights, which moves at every call."""
+    if config.use_ema:
+        every_k = config.gradient_accumulation_steps
+        yield lazy(
+            average_params(
+                config.ema_momentum,
+                config.ema_overwrite_frequency,
+                1 if every_k is None else every_k,
+            )
+        )
+
+
+def _at_updates(rate: Any, config: RmspropConfig) -> Any:
+    """A schedule of calls as one of updates, each of which is the k-th call."""
+    every_k: Count | None = config.gradient_accumulation_steps
+    if every_k is None or not is_schedule(rate):
         return rate
     return lambda count: rate(count * every_k + every_k - 1)
 
 
-def _labelled(inner: optax.GradientTransformationExtraArgs, formula: Formula) -> Rmsprop:
-    """``inner``, with its operations under the formula's name in traces and profiles."""
+def _labelled(
+    inner: optax.GradientTransformationExtraArgs, config: RmspropConfig
+) -> Rmsprop:
+    """``inner``, with its operations under the step's name in traces and profiles."""
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
-        with jax.named_scope(formula.name):
+        with jax.named_scope(config.name):
             return inner.update(updates, state, params, **extra_args)
 
     tx = Rmsprop(inner.init, update_fn)
-    tx.formula = formula
+    tx.config = config
     return tx

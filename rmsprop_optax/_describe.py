@@ -1,38 +1,30 @@
 """The update that a transformation makes, written out for a person to check."""
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.core import Tracer
 
 from rmsprop_optax._chain import Rmsprop
-from rmsprop_optax._formula import Formula, is_on
-from rmsprop_optax.leaves import ONE_BYTE
+from rmsprop_optax._config import RmspropConfig, is_on
 
 _WIDTH = 34
-# A callable is shown as η(t), whatever it would return.
-_NOT_YET_GIVEN = optax.constant_schedule(0.0)
-_ROUNDED = {"random": "at random", "nearest": "to the nearest"}
 
 
-def describe(tx_or_dialect: Rmsprop | Callable[..., Any]) -> str:
+def describe(tx: Rmsprop) -> str:
     """The update that is about to run, in formulas and in words.
 
     Args:
-      tx_or_dialect: What `rmsprop` or a dialect returned, or the function itself, which
-        is then described with its defaults.
+      tx: What `rmsprop` or a dialect returned.
 
     Returns:
       Lines to print: g is the gradient, p the parameter, v the mean square, m the mean,
       s the denominator, b the momentum, t the step from 0.
 
     Raises:
-      TypeError: For anything else. `optax.chain`, `optax.inject_hyperparams` and their
-        like hide what is inside of them: describe that instead.
+      TypeError: For anything else. `optax.chain`, `optax.inject_hyperparams` and other
+        wrappers hide what is inside them: describe that instead.
 
     Examples:
       >>> from rmsprop_optax import describe, dialects
@@ -45,42 +37,25 @@ def describe(tx_or_dialect: Rmsprop | Callable[..., Any]) -> str:
         p = p - 0.01 b
         complex p                         two parameters, its real and its imaginary part
     """
-    formula = _formula_of(tx_or_dialect)
-    lines = [
-        f"  {left:<{_WIDTH - 1}} {right}".rstrip() for left, right in _lines(formula)
-    ]
-    return "\n".join([formula.source, *lines])
-
-
-def _formula_of(described: Any) -> Formula:
-    if isinstance(described, Rmsprop):
-        return described.formula
-    made = None
-    if callable(described) and (described.__module__ or "").startswith(__package__ or ""):
-        required = [
-            name
-            for name, parameter in inspect.signature(described).parameters.items()
-            if parameter.default is parameter.empty
-        ]
-        if required in ([], ["learning_rate"]):
-            made = described(**dict.fromkeys(required, _NOT_YET_GIVEN))
-    if not isinstance(made, Rmsprop):
+    config = getattr(tx, "config", None)
+    if not isinstance(config, RmspropConfig):
         raise TypeError(
-            "`describe` takes what `rmsprop` or a dialect returned, or one of these "
-            f"functions, got {described!r}. A chain or a wrapper hides what is inside "
-            "of it: describe the part that `rmsprop` or the dialect made."
+            f"`describe` takes what `rmsprop` or a dialect returned, got {tx!r}. A chain "
+            "or a wrapper hides what is inside it: describe the part that `rmsprop` or "
+            "the dialect made."
         )
-    return made.formula
+    lines = [f"  {left:<{_WIDTH - 1}} {right}".rstrip() for left, right in _lines(config)]
+    return "\n".join([config.source, *lines])
 
 
-def _lines(f: Formula) -> Iterator[tuple[str, str]]:
+def _lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
     yield from _gradient_lines(f)
     yield from _moment_lines(f)
     yield from _descent_lines(f)
     yield from _parameter_lines(f)
 
 
-def _gradient_lines(f: Formula) -> Iterator[tuple[str, str]]:
+def _gradient_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
     if f.loss_scale_factor is not None:
         yield f"g = g / {_number(f.loss_scale_factor)}", "the loss was scaled"
     if f.gradient_accumulation_steps is not None:
@@ -97,11 +72,11 @@ def _gradient_lines(f: Formula) -> Iterator[tuple[str, str]]:
         limit = _number(f.global_clipnorm)
         yield f"g = g min(1, {limit} / ‖all g‖)", "all leaves clipped by one factor"
     if is_on(f.coupled_decay):
-        decayed = f"g = g + {_number(f.coupled_decay)} p"
+        decayed = f"g = g + {_weight(f.coupled_decay)} p"
         yield decayed, "coupled weight decay, before all else"
 
 
-def _moment_lines(f: Formula) -> Iterator[tuple[str, str]]:
+def _moment_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
     decay, share = _number(f.decay), _rest(f.decay)
     if f.centered:
         yield f"m = {decay} m + {share} g", "mean, 0 at first"
@@ -122,13 +97,13 @@ def _moment_lines(f: Formula) -> Iterator[tuple[str, str]]:
     yield f"s = {inside if f.eps_in_sqrt else outside}", words
 
 
-def _descent_lines(f: Formula) -> Iterator[tuple[str, str]]:
+def _descent_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
     if is_on(f.weight_decay):
         rate = "η²/η_max" if f.decay_rate is not None else _rate(f.learning_rate)
         which = (
             " of the parameters in the mask" if f.weight_decay_mask is not None else ""
         )
-        decayed = f"p = (1 - {rate} {_number(f.weight_decay)}) p"
+        decayed = f"p = (1 - {rate} {_weight(f.weight_decay)}) p"
         yield decayed, f"decoupled weight decay{which}"
     rate = _rate(f.learning_rate)
     if not is_on(f.momentum):
@@ -140,30 +115,35 @@ def _descent_lines(f: Formula) -> Iterator[tuple[str, str]]:
     )
     yield f"b = {mu} b + {step}", f"momentum, {place}"
     moved = f"({step} + {mu} b)" if f.nesterov else "b"
-    words = ["Nesterov's"] * f.nesterov + ["where b and g agree in sign"] * f.cautious
+    words = ["Nesterov's"] if f.nesterov else []
+    words += ["where b and g agree in sign"] if f.cautious else []
     yield f"p = p - {'' if f.lr_in_momentum else rate + ' '}{moved}", ", ".join(words)
 
 
-def _parameter_lines(f: Formula) -> Iterator[tuple[str, str]]:
+def _parameter_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
     if callable(f.learning_rate):
         yield "η(t)", "the learning rate at call t, from 0"
     if f.use_ema:
         beta = f.ema_momentum
-        yield f"a = {_number(beta)} a + {_rest(beta)} p", "average: `finalize` gets it"
+        yield f"a = {_number(beta)} a + {_rest(beta)} p", "average: `finalize` returns it"
     if f.ema_overwrite_frequency is not None:
         yield "p = a", f"every {_number(f.ema_overwrite_frequency)} iterations"
     if f.split_complex:
         yield "complex p", "two parameters, its real and its imaginary part"
-    if f.moment_storage is not None:
-        kind = f.moment_storage.kind
-        kept = "one byte a value" if kind == ONE_BYTE else jnp.dtype(kind).name
-        yield "moments", f"kept as {kept}, rounded {_ROUNDED[f.moment_storage.rounding]}"
+    storage = f.storage
+    if storage is not None:
+        kind = storage.kind if storage.in_blocks else np.dtype(storage.kind).name
+        yield "moments", f"stored as {kind}, {storage.rounding} rounding"
     if f.skip_nonfinite:
         yield "g infinite or NaN", "the call is dropped"
 
 
 def _rate(rate: Any) -> str:
     return "η(t)" if callable(rate) else _number(rate)
+
+
+def _weight(decay: Any) -> str:
+    return "λ(t)" if callable(decay) else _number(decay)
 
 
 def _rest(decay: Any) -> str:

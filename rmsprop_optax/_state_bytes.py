@@ -1,24 +1,24 @@
-"""What an optimizer's state weighs, by moment and by leaf."""
+"""The bytes of an optimizer state, by moment and by leaf."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._places import Keys, parameters_by_keys, place_of
-from rmsprop_optax._foundation._stored import is_stored
-from rmsprop_optax._foundation._trees import path_of
+from rmsprop_optax._foundation._state_leaves import (
+    field_of,
+    owner_of,
+    parameter_shapes,
+)
+from rmsprop_optax._foundation._trees import Keys, path_of
 from rmsprop_optax._foundation._types import PyTree
-
-_Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class StateBytes:
-    """The bytes of a state; its ``str`` is a table.
+    """The bytes of a state; ``str`` of it is a table.
 
     Attributes:
       by_leaf: Bytes by moment and parameter: ``{("nu", "encoder/kernel"): 1024}``. What
@@ -78,37 +78,35 @@ def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
       mu      w      4,000         4.00
       nu      w      4,000         4.00
       trace   w      4,000         4.00
-      count              8
-      total         12,008        12.01
+      total         12,000        12.00
       >>> found.by_moment["trace"]
       4000
     """
-    shapes = {keys: jnp.shape(p) for keys, p in parameters_by_keys(params).items()}
-    state = jax.eval_shape(tx.init, params)
+    shapes = {keys: shape or () for keys, shape in parameter_shapes(params).items()}
     found: dict[tuple[str, str], int] = {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(state, is_leaf=is_stored):
-        place = _moment_and_leaf(keys, jnp.shape(leaf), shapes)
-        held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(leaf))
-        found[place] = found.get(place, 0) + held
-    in_order = sorted(found, key=lambda place: not place[1])
+    state = jax.eval_shape(tx.init, params)
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
+        place = _moment_and_leaf(keys, leaf.shape, shapes)
+        found[place] = found.get(place, 0) + leaf.size * leaf.dtype.itemsize
+    nonzero = {place: size for place, size in found.items() if size}
+    in_order = sorted(nonzero, key=lambda place: not place[1])
     sizes = {path_of(keys): math.prod(shape) for keys, shape in shapes.items()}
-    return StateBytes({place: found[place] for place in in_order}, sizes)
+    return StateBytes({place: nonzero[place] for place in in_order}, sizes)
 
 
 def _moment_and_leaf(
-    path: Keys, shape: _Shape, shapes: Mapping[Keys, _Shape]
+    keys: Keys, shape: tuple[int, ...], params: Mapping[Keys, tuple[int, ...]]
 ) -> tuple[str, str]:
     """The name of the moment, and the parameter that it is of."""
-    place = place_of(path, shapes)
-    if place is not None:
-        return _moment(path[: place.start]), path_of(place.keys)
-    # One array as parameters has no path; what has its shape is taken for its moment.
-    return _moment(path), path_of(()) if shapes.get(()) == shape else ""
-
-
-def _moment(path: Keys) -> str:
-    """The last name on the way; a state that is no more than its leaves has none."""
-    return jax.tree_util.keystr(path[-1:], simple=True) or "state"
+    owner = owner_of(keys, params)
+    # One array as parameters has the empty path: a scalar there is no moment of it.
+    if owner is None or (not owner.keys and len(shape) != len(params[()])):
+        return field_of(keys) or "state", ""
+    prefix = keys[: len(keys) - len(owner.keys)]
+    outer = [key.name for key in prefix if isinstance(key, jax.tree_util.GetAttrKey)]
+    # Beside the tree of the moments, such as the scales of 8-bit codes.
+    beside = f" {outer[-2]}" if outer[-2:-1] == ["scales"] else ""
+    return (owner.field or "state") + beside, path_of(owner.keys)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

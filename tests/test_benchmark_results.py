@@ -79,8 +79,8 @@ def test_the_sparse_results_are_those_of_a_full_run() -> None:
 def test_one_byte_weighs_what_was_asked_for() -> None:
     found = _found("storage")["memory_bytes"]
     assert found["plain"]["float32"] == pytest.approx(4, rel=1e-4)
-    assert found["plain"]["one byte"] <= 1.1
-    assert found["momentum"]["one byte"] <= 2.2
+    assert found["plain"]["int8"] <= 1.1
+    assert found["momentum"]["int8"] <= 2.2
 
 
 def test_the_first_picture_is_of_what_was_measured() -> None:
@@ -100,7 +100,7 @@ def test_the_quality_results_are_those_of_five_seeds() -> None:
     found = _found("quality")["held_out_losses"]
     assert len(found) == 2
     for losses in found.values():
-        assert set(losses) == {"float32", "one byte"}
+        assert set(losses) == {"float32", "int8"}
         assert all(len(curves) == 5 for curves in losses.values())
 
 

@@ -100,7 +100,7 @@ def test_a_quick_run_of_the_quality_benchmark(tmp_path: Path) -> None:
     _check_has_digits()
     found = _check_files(tmp_path, "quality", _run_quickly(tmp_path, "quality"))
     losses = found["held_out_losses"].values()
-    assert [len(task["one byte"]) for task in losses] == [2, 2]
+    assert [len(task["int8"]) for task in losses] == [2, 2]
 
 
 def test_the_parallel_benchmark_counts_what_is_committed(tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ def shapes(layers: dict[str, tuple[int, ...]]) -> Any:
     [
         ({}, 4.0, 4.001),
         ({"momentum": 0.9}, 8.0, 8.001),
-        ({"moment_storage": "one_byte"}, 1.0, 1.1),
-        ({"momentum": 0.9, "moment_storage": "one_byte"}, 2.0, 2.2),
+        ({"moment_storage": "int8"}, 1.0, 1.1),
+        ({"momentum": 0.9, "moment_storage": "int8"}, 2.0, 2.2),
         ({"momentum": 0.9, "moment_storage": "bfloat16"}, 4.0, 4.001),
-        ({"centered": True, "moment_storage": "one_byte"}, 2.0, 2.2),
+        ({"centered": True, "moment_storage": "int8"}, 2.0, 2.2),
     ],
 )
 def test_bytes_a_parameter(arguments: Any, least: float, most: float) -> None:
@@ -42,7 +42,7 @@ def test_bytes_a_parameter(arguments: Any, least: float, most: float) -> None:
     assert least <= found.per_parameter <= most
 
 
-@pytest.mark.parametrize("storage", [None, "one_byte", "bfloat16"])
+@pytest.mark.parametrize("storage", [None, "int8", "bfloat16"])
 def test_it_is_the_weight_of_the_state(storage: Any) -> None:
     params = {
         "encoder": {"kernel": jnp.ones((64, 100)), "bias": jnp.ones(100)},
@@ -56,7 +56,7 @@ def test_it_is_the_weight_of_the_state(storage: Any) -> None:
     assert found.total == held == sum(found.by_moment.values())
     assert found.by_leaf["ema", "encoder/kernel"] == 25_600
     assert found.by_leaf["nu", "nu/0"] == (10 if storage == "bfloat16" else 12)
-    kernel = {None: 25_600, "one_byte": 6_400 + 64 * 2 * 4 + 4, "bfloat16": 12_804}
+    kernel = {None: 25_600, "int8": 6_400 + 64 * 2 * 4 + 4, "bfloat16": 12_804}
     assert found.by_leaf["trace", "encoder/kernel"] == kernel[storage]
     assert (
         found.by_leaf["count", ""] == 12

@@ -1,1 +1,1 @@
-"""Floor 0: types, trees and every check with its wording."""
+"""Types, trees, dtypes, mesh axes, and every check with its wording."""

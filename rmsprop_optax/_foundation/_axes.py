@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import Mesh
 
-from rmsprop_optax._foundation._row_slices import values_of
 from rmsprop_optax._foundation._trees import leaves_with_paths
 from rmsprop_optax._foundation._types import AxisName, PyTree
 
@@ -66,7 +66,23 @@ def check_types_tell(names: tuple[str, ...]) -> None:
 
 def varying_axes(leaf: Any, names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the axes along which a leaf differs from device to device, by its type."""
-    return tuple(name for name in names if name in _varying(values_of(leaf)))
+    return tuple(name for name in names if name in _varying(leaf))
+
+
+def named_sharding(x: Any) -> jax.NamedSharding | None:
+    """How an array, or a shape, is sharded over a mesh, as far as that is known."""
+    tracer = isinstance(x, Tracer)
+    sharding = jax.typeof(x).sharding if tracer else getattr(x, "sharding", None)
+    if not isinstance(sharding, jax.NamedSharding) or sharding.mesh.empty:
+        return None
+    return sharding
+
+
+def varying_seed(seed: jax.Array, x: Any) -> jax.Array:
+    """``seed``, another one on each device along the axes that ``x`` differs over."""
+    for name in sorted(_varying(x)):
+        seed = seed * jnp.uint32(0x2C9277B5) + jax.lax.axis_index(name).astype(jnp.uint32)
+    return seed
 
 
 def is_varying(tree: PyTree) -> bool:

@@ -3,25 +3,34 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.experimental import io_callback
 
-from rmsprop_optax._foundation._types import LearningRate, Schedule
-from rmsprop_optax._foundation._validation import (
+from rmsprop_optax._foundation._checks import (
     check_non_negative,
     count_required_arguments,
 )
+from rmsprop_optax._foundation._types import LearningRate, Schedule
 
 
-def as_schedule(learning_rate: LearningRate, name: str = "learning_rate") -> Schedule:
+def next_count(count: jax.Array) -> jax.Array:
+    """``count + 1``; the largest int32 stays what it is."""
+    return jnp.asarray(optax.safe_increment(count))
+
+
+def as_schedule(
+    learning_rate: LearningRate, name: str = "learning_rate"
+) -> Callable[[Any], Any]:
     """Any kind of learning rate as a function of the step; ``name`` is for errors.
+
+    Only a schedule reads the step: for the other kinds it may be None.
 
     Raises:
       ValueError: For a negative number.
-      TypeError: For a callable of more than one argument, or what is no number.
+      TypeError: For a callable of more than one argument, or what is not a number.
     """
     if not callable(learning_rate):
         check_non_negative(name, learning_rate)
@@ -31,15 +40,26 @@ def as_schedule(learning_rate: LearningRate, name: str = "learning_rate") -> Sch
     return _live(cast(Callable[[], Any], learning_rate))
 
 
+def is_schedule(rate: Any, name: str = "learning_rate") -> bool:
+    """Whether ``rate`` is a function of the step, and so needs a count."""
+    return callable(rate) and count_required_arguments(name, rate) == 1
+
+
 def check_learning_rate(name: str, value: Any) -> None:
-    """Any kind that `as_schedule` takes."""
+    """A number of at least 0, a schedule, or a callable without arguments."""
     as_schedule(value, name)
 
 
-def _live(read: Callable[[], Any]) -> Schedule:
-    """Calls back to Python at every step, also out of a compiled one."""
+def check_number_or_schedule(name: str, value: Any) -> None:
+    """A number of at least 0, or a schedule."""
+    if not is_schedule(value, name):
+        check_non_negative(name, value)
 
-    def value_now(count: chex.Numeric) -> jax.Array:
+
+def _live(read: Callable[[], Any]) -> Callable[[Any], Any]:
+    """Calls back to Python at every step, also from a compiled one."""
+
+    def value_now(count: Any) -> jax.Array:
         del count
         dtype = jnp.result_type(float)
         return io_callback(

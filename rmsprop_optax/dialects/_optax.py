@@ -1,16 +1,10 @@
 """Optax's RMSprop."""
 
 from rmsprop_optax._chain import Rmsprop, build
-from rmsprop_optax._formula import Formula
-from rmsprop_optax._foundation._schedules import check_learning_rate
+from rmsprop_optax._config import RmspropConfig, is_on
+from rmsprop_optax._foundation._checks import check_flag
 from rmsprop_optax._foundation._types import LearningRate, Scalar
-from rmsprop_optax._foundation._validation import (
-    check_arguments,
-    check_decay,
-    check_flag,
-    check_non_negative,
-)
-from rmsprop_optax.leaves import Storage, as_storage
+from rmsprop_optax.storage import Storage
 
 
 def optax(
@@ -45,13 +39,11 @@ def optax(
       initial_scale: $ν_0$, at least 0.
       eps_in_sqrt: False adds $ε$ outside the root.
       centered: Whether the variance is taken instead of the mean square.
-      momentum: $μ$, in [0, 1). The Python numbers 0 and None mean no momentum.
+      momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum.
       nesterov: Whether the momentum is Nesterov's. Without momentum it has no effect, as
         in Optax.
       bias_correction: Whether the moments are divided by $1 - ρ^t$.
-      moment_storage: How moments are kept between steps: a
-        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
-        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
+      moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:
       A transformation.
@@ -71,33 +63,13 @@ def optax(
     References:
       Optax 0.2.8, `optax/_src/alias.py`.
     """
-    check_arguments(locals(), _CHECKS, may_be_none=("momentum",))
+    given = locals()
+    check_flag("nesterov", nesterov)
     return build(
-        Formula(
-            source="optax.rmsprop",
+        RmspropConfig.from_arguments(
+            "optax.rmsprop",
+            given,
             name="optax_rmsprop",
-            learning_rate=learning_rate,
-            decay=decay,
-            eps=eps,
-            eps_in_sqrt=eps_in_sqrt,
-            initial_scale=initial_scale,
-            centered=centered,
-            bias_correction=bias_correction,
-            momentum=momentum,
-            nesterov=nesterov,
-            moment_storage=as_storage(moment_storage),
+            nesterov=nesterov and is_on(momentum),
         )
     )
-
-
-_CHECKS = {
-    "learning_rate": check_learning_rate,
-    "decay": check_decay,
-    "eps": check_non_negative,
-    "initial_scale": check_non_negative,
-    "eps_in_sqrt": check_flag,
-    "centered": check_flag,
-    "momentum": check_decay,
-    "nesterov": check_flag,
-    "bias_correction": check_flag,
-}

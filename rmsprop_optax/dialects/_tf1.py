@@ -1,23 +1,15 @@
 """TensorFlow 1's RMSProp."""
 
 from rmsprop_optax._chain import Rmsprop, build
-from rmsprop_optax._formula import Formula
-from rmsprop_optax._foundation._schedules import check_learning_rate
+from rmsprop_optax._config import RmspropConfig
 from rmsprop_optax._foundation._types import LearningRate, Scalar
-from rmsprop_optax._foundation._validation import (
-    check_arguments,
-    check_decay,
-    check_flag,
-    check_name,
-    check_non_negative,
-)
-from rmsprop_optax.leaves import Storage, as_storage
+from rmsprop_optax.storage import Storage
 
 
 def tf1(
     learning_rate: LearningRate,
     decay: Scalar = 0.9,
-    momentum: Scalar = 0.0,
+    momentum: Scalar | None = None,
     epsilon: Scalar = 1e-10,
     use_locking: bool = False,
     centered: bool = False,
@@ -41,15 +33,13 @@ def tf1(
       learning_rate: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes;
         a schedule where TensorFlow has a tensor of the global step.
       decay: $ρ$, in [0, 1).
-      momentum: $μ$, in [0, 1). The Python number 0 means no momentum, and no memory
-        for it.
+      momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum, and no
+        memory for it.
       epsilon: $ε$, at least 0, inside the root.
       use_locking: Accepted, and without effect: there are no locks in JAX.
       centered: Whether the variance is taken instead of the mean square.
       name: The label of the step in traces and profiles (`jax.named_scope`).
-      moment_storage: How moments are kept between steps: a
-        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
-        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
+      moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:
       A transformation.
@@ -71,28 +61,12 @@ def tf1(
       TensorFlow 2.21, `tensorflow/python/training/rmsprop.py` and
       `tensorflow/core/kernels/training_ops.cc`.
     """
-    check_arguments(locals(), _CHECKS)
     return build(
-        Formula(
-            source="tf.compat.v1.train.RMSPropOptimizer",
-            name=name,
-            learning_rate=learning_rate,
-            decay=decay,
-            eps=epsilon,
+        RmspropConfig.from_arguments(
+            "tf.compat.v1.train.RMSPropOptimizer",
+            locals(),
+            names={"epsilon": "eps"},
+            ignored=("use_locking",),
             initial_scale=1.0,
-            centered=centered,
-            momentum=momentum,
-            moment_storage=as_storage(moment_storage),
         )
     )
-
-
-_CHECKS = {
-    "learning_rate": check_learning_rate,
-    "decay": check_decay,
-    "momentum": check_decay,
-    "epsilon": check_non_negative,
-    "use_locking": check_flag,
-    "centered": check_flag,
-    "name": check_name,
-}

@@ -1,19 +1,11 @@
-"""The RMSprop of tf.keras 2, before Keras wrote its optimizers anew."""
+"""The RMSprop of tf.keras up to 2.10."""
 
 from rmsprop_optax._chain import Rmsprop, build
-from rmsprop_optax._formula import Formula, is_on
+from rmsprop_optax._config import RmspropConfig, is_on
+from rmsprop_optax._foundation._checks import check_non_negative
 from rmsprop_optax._foundation._schedules import as_schedule, check_learning_rate
 from rmsprop_optax._foundation._types import LearningRate, Scalar, Schedule
-from rmsprop_optax._foundation._validation import (
-    check_arguments,
-    check_at_most_one,
-    check_decay,
-    check_flag,
-    check_name,
-    check_non_negative,
-    check_positive,
-)
-from rmsprop_optax.leaves import Storage, as_storage
+from rmsprop_optax.storage import Storage
 
 _DEFAULT_EPSILON = 1e-7
 
@@ -21,7 +13,7 @@ _DEFAULT_EPSILON = 1e-7
 def tf_keras(
     learning_rate: LearningRate = 0.001,
     rho: Scalar = 0.9,
-    momentum: Scalar = 0.0,
+    momentum: Scalar | None = None,
     epsilon: Scalar | None = _DEFAULT_EPSILON,
     centered: bool = False,
     name: str = "RMSprop",
@@ -29,7 +21,7 @@ def tf_keras(
     clipnorm: Scalar | None = None,
     clipvalue: Scalar | None = None,
     global_clipnorm: Scalar | None = None,
-    decay: Scalar = 0.0,
+    decay: Scalar | None = None,
     moment_storage: Storage = None,
 ) -> Rmsprop:
     r"""`tf.keras.optimizers.RMSprop` of tf.keras up to 2.10, arguments and numbers.
@@ -53,7 +45,7 @@ def tf_keras(
     Args:
       learning_rate: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes.
       rho: $ρ$, in [0, 1).
-      momentum: $μ$, in [0, 1). The Python number 0 means no momentum, and moves
+      momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum, and move
         $ε$ out of the root. An array is a momentum, as a tensor is there.
       epsilon: $ε$, at least 0; the Python numbers 0 and None mean 1e-7, as there.
       centered: Whether the variance is taken instead of the mean square.
@@ -62,10 +54,9 @@ def tf_keras(
       clipvalue: Largest magnitude of each value of a gradient, greater than 0; comes
         before either norm.
       global_clipnorm: Largest norm of all gradients together; not with ``clipnorm``.
-      decay: At least 0; the learning rate is divided by ``1 + decay * t``.
-      moment_storage: How moments are kept between steps: a
-        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
-        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
+      decay: At least 0; the learning rate is divided by ``1 + decay * t``; None: it is
+        not.
+      moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:
       A transformation.
@@ -89,23 +80,19 @@ def tf_keras(
     References:
       tf_keras 2.21, `tf_keras/src/optimizers/legacy/rmsprop.py` and `optimizer_v2.py`.
     """
-    check_arguments(locals(), _CHECKS, may_be_none=_MAY_BE_NONE)
-    check_at_most_one({"clipnorm": clipnorm, "global_clipnorm": global_clipnorm})
-    rate = _inverse_time(learning_rate, decay) if is_on(decay) else learning_rate
+    given = locals()
+    check_learning_rate("learning_rate", learning_rate)
+    if is_on(decay):
+        check_non_negative("decay", decay)
+        given["learning_rate"] = _inverse_time(learning_rate, decay)
     return build(
-        Formula(
-            source="tf.keras.optimizers.legacy.RMSprop",
-            name=name,
-            learning_rate=rate,
-            decay=rho,
+        RmspropConfig.from_arguments(
+            "tf.keras.optimizers.legacy.RMSprop",
+            {name: value for name, value in given.items() if name != "decay"},
+            names={"rho": "decay", "epsilon": "eps"},
             eps=epsilon if is_on(epsilon) else _DEFAULT_EPSILON,
             eps_in_sqrt=is_on(momentum),
-            centered=centered,
-            momentum=momentum,
-            clipvalue=clipvalue,
-            clipnorm=clipnorm,
-            global_clipnorm=global_clipnorm,
-            moment_storage=as_storage(moment_storage),
+            exclusive_clips=("clipnorm", "global_clipnorm"),
         )
     )
 
@@ -113,18 +100,3 @@ def tf_keras(
 def _inverse_time(learning_rate: LearningRate, decay: Scalar) -> Schedule:
     rate = as_schedule(learning_rate)
     return lambda count: rate(count) / (1 + decay * count)
-
-
-_CHECKS = {
-    "learning_rate": check_learning_rate,
-    "rho": check_decay,
-    "momentum": check_decay,
-    "epsilon": check_non_negative,
-    "centered": check_flag,
-    "name": check_name,
-    "clipnorm": check_positive,
-    "clipvalue": check_positive,
-    "global_clipnorm": check_positive,
-    "decay": check_non_negative,
-}
-_MAY_BE_NONE = {"epsilon", "clipnorm", "clipvalue", "global_clipnorm"}

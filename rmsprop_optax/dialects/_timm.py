@@ -3,26 +3,23 @@
 from typing import Any
 
 from rmsprop_optax._chain import Rmsprop, build
-from rmsprop_optax._formula import Formula, is_on
-from rmsprop_optax._foundation._schedules import as_schedule, check_learning_rate
-from rmsprop_optax._foundation._types import LearningRate, Scalar, Schedule
-from rmsprop_optax._foundation._validation import (
-    check_arguments,
-    check_decay,
+from rmsprop_optax._config import RmspropConfig, is_on
+from rmsprop_optax._foundation._checks import (
     check_flag,
-    check_needs,
-    check_non_negative,
+    check_has_effect,
     check_positive,
 )
-from rmsprop_optax.leaves import Storage, as_storage
+from rmsprop_optax._foundation._schedules import as_schedule, check_learning_rate
+from rmsprop_optax._foundation._types import LearningRate, Scalar
+from rmsprop_optax.storage import Storage
 
 
 def timm(
     lr: LearningRate = 1e-2,
     alpha: Scalar = 0.9,
     eps: Scalar = 1e-10,
-    weight_decay: Scalar = 0.0,
-    momentum: Scalar = 0.0,
+    weight_decay: Scalar | None = None,
+    momentum: Scalar | None = None,
     centered: bool = False,
     decoupled_decay: bool = False,
     corrected_weight_decay: bool = False,
@@ -48,9 +45,9 @@ def timm(
       lr: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes.
       alpha: $α$, in [0, 1).
       eps: $ε$, at least 0, inside the root.
-      weight_decay: $λ$, at least 0: coupled, $g_t ← g_t + λ p$,
-        unless ``decoupled_decay``.
-      momentum: $μ$, in [0, 1). The Python number 0 means no momentum.
+      weight_decay: $λ$, at least 0: coupled, $g_t ← g_t + λ p$, unless
+        ``decoupled_decay``; None: no decay.
+      momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum.
       centered: Whether the variance is taken instead of the mean square.
       decoupled_decay: Whether the decay is $-η_t λ p$, beside the update.
       corrected_weight_decay: Whether the decoupled decay is
@@ -61,9 +58,7 @@ def timm(
       foreach: Accepted, and without effect: XLA fuses the leaves as it sees fit.
       max_lr: $η_{max}$. timm takes the ``lr`` that its constructor got; give it
         where ``lr`` is a callable. Not an argument of timm.
-      moment_storage: How moments are kept between steps: a
-        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
-        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
+      moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:
       A transformation; ``params`` are needed at updates with ``weight_decay``.
@@ -84,54 +79,41 @@ def timm(
     References:
       timm 1.0.31, `timm/optim/rmsprop_tf.py`.
     """
-    check_arguments(locals(), _CHECKS, may_be_none=("foreach", "max_lr"))
+    given = locals()
+    own = ("decoupled_decay", "corrected_weight_decay", "caution", "max_lr")
+    for name in own[:3]:
+        check_flag(name, given[name])
+    check_learning_rate("lr", lr)
     corrects = corrected_weight_decay and decoupled_decay
     if not corrects:
-        check_needs("a corrected, decoupled decay", "max_lr", max_lr, None)
+        check_has_effect("max_lr", max_lr, None, "a corrected, decoupled decay")
+    decay = "weight_decay" if decoupled_decay else "coupled_decay"
     return build(
-        Formula(
-            source="timm.optim.RMSpropTF",
+        RmspropConfig.from_arguments(
+            "timm.optim.RMSpropTF",
+            {name: value for name, value in given.items() if name not in own},
+            names={"lr": "learning_rate", "alpha": "decay", "weight_decay": decay},
+            ignored=("foreach",),
             name="timm_rmsprop",
-            learning_rate=lr,
-            decay=alpha,
-            eps=eps,
             initial_scale=1.0,
-            centered=centered,
-            momentum=momentum,
-            lr_in_momentum=lr_in_momentum,
             cautious=caution and is_on(momentum),
-            coupled_decay=None if decoupled_decay else weight_decay,
-            weight_decay=weight_decay if decoupled_decay else None,
             decay_rate=_corrected(lr, max_lr) if corrects else None,
-            moment_storage=as_storage(moment_storage),
         )
     )
 
 
-def _corrected(lr: LearningRate, max_lr: Scalar | None) -> Schedule:
+def _corrected(lr: LearningRate, max_lr: Scalar | None) -> LearningRate:
     """The rate of the decay where it goes down with the square of the learning rate."""
-    if max_lr is None and callable(lr):
+    if max_lr is not None:
+        check_positive("max_lr", max_lr)
+    elif callable(lr):
         raise ValueError(
-            f"`corrected_weight_decay=True` needs `max_lr`, the largest learning rate, "
+            "`corrected_weight_decay=True` needs `max_lr`, the largest learning rate, "
             f"got `lr`={lr!r} and `max_lr`=None: a callable does not tell its largest "
             "value."
         )
-    rate = as_schedule(lr)
     peak: Any = lr if max_lr is None else max_lr
+    if not callable(lr):
+        return lr**2 / peak
+    rate = as_schedule(lr)
     return lambda count: rate(count) ** 2 / peak
-
-
-_CHECKS = {
-    "lr": check_learning_rate,
-    "alpha": check_decay,
-    "eps": check_non_negative,
-    "weight_decay": check_non_negative,
-    "momentum": check_decay,
-    "centered": check_flag,
-    "decoupled_decay": check_flag,
-    "corrected_weight_decay": check_flag,
-    "lr_in_momentum": check_flag,
-    "caution": check_flag,
-    "foreach": check_flag,
-    "max_lr": check_positive,
-}

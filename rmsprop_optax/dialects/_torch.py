@@ -1,24 +1,17 @@
 """PyTorch's RMSprop."""
 
 from rmsprop_optax._chain import Rmsprop, build
-from rmsprop_optax._formula import Formula
-from rmsprop_optax._foundation._schedules import check_learning_rate
+from rmsprop_optax._config import RmspropConfig
 from rmsprop_optax._foundation._types import LearningRate, Scalar
-from rmsprop_optax._foundation._validation import (
-    check_arguments,
-    check_decay,
-    check_flag,
-    check_non_negative,
-)
-from rmsprop_optax.leaves import Storage, as_storage
+from rmsprop_optax.storage import Storage
 
 
 def torch(
     lr: LearningRate = 1e-2,
     alpha: Scalar = 0.99,
     eps: Scalar = 1e-8,
-    weight_decay: Scalar = 0.0,
-    momentum: Scalar = 0.0,
+    weight_decay: Scalar | None = None,
+    momentum: Scalar | None = None,
     centered: bool = False,
     capturable: bool = False,
     foreach: bool | None = None,
@@ -49,17 +42,15 @@ def torch(
         arguments, read at every step.
       alpha: $α$, in [0, 1).
       eps: $ε$, at least 0, outside the root.
-      weight_decay: $λ$, at least 0, an L2 penalty.
-      momentum: $μ$, in [0, 1). The Python number 0 means no momentum.
+      weight_decay: $λ$, at least 0, an L2 penalty; None: no penalty.
+      momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum.
       centered: Whether the variance is taken instead of the mean square. Here it can't
         turn NaN.
       capturable: Accepted, and without effect: a jitted step always is one graph.
       foreach: Accepted, and without effect: XLA fuses the leaves as it sees fit.
       maximize: Whether to go up the gradient.
       differentiable: Accepted, and without effect: JAX derives through any step.
-      moment_storage: How moments are kept between steps: a
-        [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind alone, ``"one_byte"``
-        or a floating dtype; None: the parameter's dtype or float32, if that is wider.
+      moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:
       A transformation; ``params`` are needed at updates with ``weight_decay``, and for
@@ -89,35 +80,19 @@ def torch(
     References:
       PyTorch 2.13, `torch/optim/rmsprop.py`.
     """
-    check_arguments(locals(), _CHECKS, may_be_none=("foreach",))
     return build(
-        Formula(
-            source="torch.optim.RMSprop",
+        RmspropConfig.from_arguments(
+            "torch.optim.RMSprop",
+            locals(),
+            names={
+                "lr": "learning_rate",
+                "alpha": "decay",
+                "weight_decay": "coupled_decay",
+            },
+            ignored=("capturable", "foreach", "differentiable"),
             name="torch_rmsprop",
-            learning_rate=lr,
-            decay=alpha,
-            eps=eps,
             eps_in_sqrt=False,
-            centered=centered,
-            momentum=momentum,
             lr_in_momentum=False,
-            maximize=maximize,
-            coupled_decay=weight_decay,
             split_complex=True,
-            moment_storage=as_storage(moment_storage),
         )
     )
-
-
-_CHECKS = {
-    "lr": check_learning_rate,
-    "alpha": check_decay,
-    "eps": check_non_negative,
-    "weight_decay": check_non_negative,
-    "momentum": check_decay,
-    "centered": check_flag,
-    "capturable": check_flag,
-    "foreach": check_flag,
-    "maximize": check_flag,
-    "differentiable": check_flag,
-}

@@ -7,14 +7,14 @@ A module for each framework: `torch`, `keras` and `tf1`, with the same two funct
 * ``export_state(opt_state, like)`` gives it back in the form that the framework loads
   itself.
 
-What is moved is the *state*: moments, momentum, averages, accumulators, counts. The
-numbers that a transformation is built from (decay, epsilon, weight decay) are yours to
-give to it, in its dialect; the learning rate travels where both sides keep it in their
-state, here under `optax.inject_hyperparams`. Weights are moved by whatever moves your
-weights; if they are transposed on the way, say so in ``convert``.
+They move the *state*: moments, momentum, averages, accumulators, counts. The numbers that
+a transformation is built from (decay, epsilon, weight decay) are for you to give, in its
+dialect; the learning rate moves where both sides keep it in their state, here under
+`optax.inject_hyperparams`. Weights are not moved; if yours are transposed on the way, say
+so in ``convert``.
 
-Nothing is dropped in silence: what one side cannot hold, a missing or an unknown key, a
-wrong shape, a value that is not finite, is an error that names it.
+Nothing is dropped without an error: what one side cannot hold, a missing or an unknown
+key, a wrong shape, and a value that is not finite are errors that name it.
 """
 
 from rmsprop_optax.interchange import keras, tf1, torch

@@ -9,7 +9,7 @@ from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._slots import Slots, nodes, read
 from rmsprop_optax.transforms._averaging import AverageParamsState
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
-from rmsprop_optax.wrappers._dynamic_loss_scale import DynamicLossScaleState
+from rmsprop_optax.wrappers._loss_scale import DynamicLossScaleState
 from rmsprop_optax.wrappers._skip_nonfinite import SkipNonfiniteState
 
 Convert = Mapping[str, Callable[[np.ndarray], np.ndarray]]

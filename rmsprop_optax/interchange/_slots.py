@@ -8,21 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rmsprop_optax._foundation._stored import is_stored
-from rmsprop_optax._foundation._trees import path_of
+from rmsprop_optax._foundation._dtypes import cast, wide_dtype
+from rmsprop_optax._foundation._trees import Keys, path_of
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._moments import Leaves, mean_square, variance
-from rmsprop_optax.leaves import read_moment, write_moment
+from rmsprop_optax.storage._low_precision import (
+    LowPrecisionState,
+    decode_state,
+    encode_state,
+)
 from rmsprop_optax.transforms._averaging import AverageParamsState
-from rmsprop_optax.transforms._centered import ScaleByStddevState
 from rmsprop_optax.transforms._learning_rate import ScaleByLearningRateState
 from rmsprop_optax.transforms._loss_scale import UnscaleLossState
-from rmsprop_optax.transforms._second_moment import ScaleByRmsState
+from rmsprop_optax.transforms._scale_by_rms import ScaleByRmsWithCountState
+from rmsprop_optax.transforms._scale_by_stddev import (
+    ScaleByStddevState,
+    ScaleByStddevWithCountState,
+)
 from rmsprop_optax.transforms._weight_decay import DecayWeightsState
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
-from rmsprop_optax.wrappers._dynamic_loss_scale import DynamicLossScaleState
+from rmsprop_optax.wrappers._loss_scale import DynamicLossScaleState
 from rmsprop_optax.wrappers._skip_nonfinite import SkipNonfiniteState
-from rmsprop_optax.wrappers._split_complex import RealPair
 
 RATE_NAMES = ("learning_rate", "lr")
 
@@ -31,9 +37,9 @@ class Slots(NamedTuple):
     """What frameworks keep between steps; arrays by the path of their parameter.
 
     Attributes:
-      updates: Updates so far.
+      updates: Updates so far; None where the state does not count them.
       micro: Calls since the last update, where gradients are accumulated, else 0.
-      calls: Calls so far, as the average of the parameters counts them.
+      calls: Calls so far, as the average of the parameters counts them; None: not counted.
       nu: Means of squares; of a complex parameter that is two real ones, both in one.
       mu: Means of gradients; None where the run is not centered.
       trace: Momentum, in the sign in which it is subtracted; None without.
@@ -43,9 +49,9 @@ class Slots(NamedTuple):
       lr_in_trace: Whether the learning rate is inside the momentum; None without one.
     """
 
-    updates: int
+    updates: int | None
     micro: int
-    calls: int
+    calls: int | None
     nu: Leaves
     mu: Leaves | None = None
     trace: Leaves | None = None
@@ -63,16 +69,20 @@ class Slots(NamedTuple):
 
 
 _NODES = (
-    ScaleByRmsState,
+    optax.ScaleByRmsState,
+    ScaleByRmsWithCountState,
     ScaleByStddevState,
+    ScaleByStddevWithCountState,
     optax.TraceState,
     ScaleByLearningRateState,
+    optax.ScaleByScheduleState,
     DecayWeightsState,
     AverageParamsState,
     AccumulateGradientsState,
     UnscaleLossState,
     DynamicLossScaleState,
     SkipNonfiniteState,
+    LowPrecisionState,
     optax.InjectStatefulHyperparamsState,
 )
 
@@ -80,20 +90,28 @@ _NODES = (
 def read(opt_state: PyTree) -> Slots:
     """The slots of a state, as NumPy arrays of the dtypes in which they are kept."""
     leaves: dict[str, Leaves] = {}
-    rest: dict[str, Any] = {"updates": 0, "micro": 0, "calls": 0}
+    rest: dict[str, Any] = {"updates": None, "micro": 0, "calls": None}
+    order: list[str] = []
     for node, lr_inside in _in_order(opt_state):
         match node:
-            case ScaleByRmsState():
+            case optax.ScaleByRmsState():
+                order = order or _all_paths(node.nu)
                 _collect(leaves, "nu", node.nu)
-                rest["updates"] = int(node.count)
             case ScaleByStddevState():
+                order = order or _all_paths(node.nu)
                 mu = _collect(leaves, "mu", node.mu)
                 _collect(leaves, "nu", node.nu, lambda n, w, mu=mu: mean_square(w, mu[n]))
-                rest["updates"] = int(node.count)
+            case ScaleByRmsWithCountState() | ScaleByStddevWithCountState():
+                raise ValueError(
+                    "The state is that of a bias-corrected RMSprop, which no framework "
+                    "has: build the transformation without `bias_correction`."
+                )
             case optax.TraceState():
                 sign = -1 if lr_inside else 1
                 _collect(leaves, "trace", node.trace, lambda _, b, sign=sign: sign * b)
                 rest["lr_in_trace"] = lr_inside
+            case optax.ScaleByScheduleState() | DecayWeightsState():
+                rest["updates"] = int(np.asarray(node.count))
             case AverageParamsState():
                 _collect(leaves, "ema", node.ema)
                 rest["calls"] = int(node.count)
@@ -103,11 +121,16 @@ def read(opt_state: PyTree) -> Slots:
             case optax.InjectStatefulHyperparamsState():
                 held = node.hyperparams.items()
                 rest["hyperparams"] = {name: np.asarray(x).item() for name, x in held}
+                rest["calls"] = int(node.count)
     if "nu" not in leaves:
         raise ValueError(
             "The state holds no second moment: give the state that `init` of `rmsprop` "
             f"or of a dialect returned, got a {type(opt_state).__name__}."
         )
+    if rest["updates"] is None and "acc_grads" not in leaves:
+        rest["updates"] = rest["calls"]
+    # In the order of the parameters: `optax.partition` sorts its groups by label.
+    leaves["nu"] = {path: leaves["nu"][path] for path in order if path in leaves["nu"]}
     return Slots(**leaves, **rest)
 
 
@@ -119,17 +142,16 @@ def write(opt_state: PyTree, slots: Slots) -> PyTree:
     def fill(node: Any) -> Any:
         lr_inside = next(inside)
         match node:
-            case ScaleByRmsState():
-                return ScaleByRmsState(_as(node.count, slots.updates), _fill(node.nu, nu))
+            case optax.ScaleByRmsState():
+                return optax.ScaleByRmsState(_fill(node.nu, nu))
             case ScaleByStddevState():
-                made = {n: variance(nu[n], mu[n]) for n, _ in _parameters(node.nu)}
-                count = _as(node.count, slots.updates)
-                return ScaleByStddevState(count, _fill(node.mu, mu), _fill(node.nu, made))
+                spread = {n: variance(nu[n], mu[n]) for n, _ in _parameters(node.nu)}
+                return ScaleByStddevState(_fill(node.mu, mu), _fill(node.nu, spread))
             case optax.TraceState():
                 sign = -1 if lr_inside else 1
                 signed = {n: sign * b for n, b in trace.items()}
                 return optax.TraceState(_fill(node.trace, signed))
-            case ScaleByLearningRateState() | DecayWeightsState():
+            case optax.ScaleByScheduleState() | DecayWeightsState():
                 return node._replace(count=_as(node.count, slots.updates))
             case AverageParamsState() if slots.ema is not None:
                 count = _as(node.count, slots.calls)
@@ -155,11 +177,13 @@ def nodes(opt_state: PyTree) -> list[Any]:
 
 def _in_order(opt_state: PyTree) -> Iterator[tuple[Any, bool]]:
     """Each node, and whether the learning rate comes before it in its chain."""
+    seconds = (optax.ScaleByRmsState, ScaleByStddevState)
+    rates = (ScaleByLearningRateState, optax.ScaleByScheduleState)
     lr_seen = False
     for node in nodes(opt_state):
-        if isinstance(node, (ScaleByRmsState, ScaleByStddevState)):
+        if isinstance(node, seconds):
             lr_seen = False
-        lr_seen = lr_seen or isinstance(node, ScaleByLearningRateState)
+        lr_seen = lr_seen or isinstance(node, rates)
         yield node, lr_seen
 
 
@@ -167,10 +191,12 @@ def _map_nodes(opt_state: PyTree, visit: Callable[[Any], Any]) -> PyTree:
     """``opt_state`` with ``visit`` applied to each node, and to what is inside of it."""
 
     def go(node: Any) -> Any:
-        made = visit(node)
-        if hasattr(made, "inner_state"):
-            made = made._replace(inner_state=_map_nodes(made.inner_state, visit))
-        return made
+        if isinstance(node, LowPrecisionState):
+            return encode_state(node, _map_nodes(decode_state(node), visit))
+        new = visit(node)
+        if hasattr(new, "inner_state"):
+            new = new._replace(inner_state=_map_nodes(new.inner_state, visit))
+        return new
 
     return jax.tree.map(go, opt_state, is_leaf=lambda node: isinstance(node, _NODES))
 
@@ -186,15 +212,20 @@ def _inject(node: Any, slots: Slots) -> Any:
 
 
 def _is_parameter(node: Any) -> bool:
-    alone = isinstance(node, (RealPair, optax.MaskedNode)) or is_stored(node)
-    return node is None or alone
+    return node is None or isinstance(node, optax.MaskedNode)
+
+
+def _all_paths(moments: PyTree) -> list[str]:
+    """The paths of all parameters, those too that another group of a partition has."""
+    leaves = jax.tree_util.tree_leaves_with_path(moments, is_leaf=_is_parameter)
+    return [path_of(keys) for keys, _ in leaves]
 
 
 def _parameters(moments: PyTree) -> Iterator[tuple[str, Any]]:
     """Each moment there is behind the path of its parameter."""
-    for path, node in jax.tree_util.tree_leaves_with_path(moments, is_leaf=_is_parameter):
-        if node is not None and not isinstance(node, optax.MaskedNode):
-            yield path_of(path), node
+    for keys, node in jax.tree_util.tree_leaves_with_path(moments, is_leaf=_is_parameter):
+        if not _is_parameter(node):
+            yield path_of(keys), node
 
 
 def _collect(
@@ -210,36 +241,20 @@ def _collect(
                 f"The state holds two {slot} for the parameter '{path}': give the state "
                 "of one optimizer."
             )
-        leaves[path] = change(path, _values(node))
+        # NumPy computes with float32 or wider.
+        leaves[path] = change(path, np.asarray(cast(node, wide_dtype(node.dtype))))
     return leaves
 
 
 def _fill(moments: PyTree, leaves: Leaves) -> PyTree:
-    def put(path: tuple[Any, ...], node: Any) -> Any:
-        if node is None or isinstance(node, optax.MaskedNode):
-            return node
-        new = leaves[path_of(path)]
-        if isinstance(node, RealPair):
-            return RealPair(_put(node.real, np.real(new)), _put(node.imag, np.imag(new)))
-        return _put(node, new)
+    def put(keys: Keys, node: Any) -> Any:
+        return node if _is_parameter(node) else _as(node, leaves[path_of(keys)])
 
     return jax.tree_util.tree_map_with_path(put, moments, is_leaf=_is_parameter)
 
 
-def _values(node: Any) -> np.ndarray:
-    if isinstance(node, RealPair):
-        node = jax.lax.complex(read_moment(node.real), read_moment(node.imag))
-        return np.asarray(node)
-    return np.asarray(read_moment(node))
-
-
-def _put(held: Any, new: Any) -> Any:
-    """``new``, kept as ``held`` is."""
-    if not is_stored(held):
-        return _as(held, new)
-    return jax.tree.map(_as, held, write_moment(held, jnp.asarray(new)))
-
-
-def _as(old: jax.Array, new: Any) -> jax.Array:
-    """``new`` in the dtype and the sharding of ``old``."""
-    return jax.device_put(jnp.asarray(new, old.dtype), old.sharding)
+def _as(old: Any, new: Any) -> jax.Array:
+    """``new`` in the dtype and the sharding of ``old``; None: ``old`` as it is."""
+    return (
+        old if new is None else jax.device_put(jnp.asarray(new, old.dtype), old.sharding)
+    )

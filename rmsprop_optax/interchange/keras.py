@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rmsprop_optax._foundation._checks import check_whole_number
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax._foundation._validation import check_whole_number
 from rmsprop_optax.interchange import _keras_files as files
 from rmsprop_optax.interchange._foreign import (
     Convert,
@@ -103,6 +103,7 @@ def export_state(
     order: Iterable[str] | None = None,
     convert: Convert | None = None,
     gradient_accumulation_steps: int | None = None,
+    step: int | None = None,
 ) -> list[np.ndarray]:
     """Our state as the arrays of ``optimizer.variables``, in their order.
 
@@ -117,6 +118,8 @@ def export_state(
       order: As for `import_state`.
       convert: By path, a function that brings a NumPy array of our layout into Keras's.
       gradient_accumulation_steps: As for `import_state`.
+      step: How many updates the run has made. None: as the state counts them; where
+        nothing in it needs a count, as ``like`` says.
 
     Returns:
       As many arrays as ``like`` has variables, of their shapes.
@@ -130,7 +133,7 @@ def export_state(
       >>> opt_state = rmsprop_optax.rmsprop(0.01).init({"w": jnp.ones(2)})
       >>> variables = [30, 0.01, np.array([4.0, 9.0], np.float32)]
       >>> rmsprop_optax.interchange.keras.export_state(opt_state, variables)
-      [array(0, dtype=int32), array(0.01, dtype=float32), array([0., 0.], dtype=float32)]
+      [array(30, dtype=int32), array(0.01, dtype=float32), array([0., 0.], dtype=float32)]
     """
     holds = (AverageParamsState, AccumulateGradientsState)
     held = read_for("Keras's RMSprop", opt_state, holds)
@@ -141,7 +144,9 @@ def export_state(
     for (slot, place), old in zip(_layout(held, where, len(likes)), likes, strict=True):
         if slot == "iteration":
             k = _steps(held, gradient_accumulation_steps)
-            made.append(np.asarray(held.updates * k + held.micro, np.int32))
+            known = held.updates if step is None else step
+            updates = _whole("iteration", old) // k if known is None else known
+            made.append(np.asarray(updates * k + held.micro, np.int32))
         elif slot == "learning_rate":
             rate = _rate(old) if held.learning_rate is None else held.learning_rate
             made.append(np.asarray(rate, np.float32))

@@ -110,7 +110,8 @@ def import_state(
             )
             for place in where
         }
-    count = int(foreign.get("global_step", held.updates))
+    count = foreign.get("global_step", held.updates)
+    count = None if count is None else _count(count)
     return write(opt_state, Slots(updates=count, micro=0, calls=count, **made))
 
 
@@ -119,6 +120,7 @@ def export_state(
     *,
     names: Mapping[str, str] | None = None,
     convert: Convert | None = None,
+    step: int | None = None,
 ) -> dict[str, Any]:
     """Our state as the slots of a TensorFlow 1 optimizer.
 
@@ -127,11 +129,12 @@ def export_state(
       names: As for [`import_state`][rmsprop_optax.interchange.tf1.import_state].
       convert: By path, a function that brings a NumPy array of our layout into
         TensorFlow's.
+      step: How many updates the run has made; None: as the state counts them.
 
     Returns:
       The slots by name: ``"rms"``, ``"momentum"`` (zeros without momentum, for
       TensorFlow has the slot then too), ``"mg"`` where centered, each a mapping from the
-      variable's name to its array, and ``"global_step"``. Load it by
+      variable's name to its array, and ``"global_step"``, unless nobody counted. Load it by
       ``optimizer.get_slot(variable, slot).assign(array)``.
 
     Raises:
@@ -157,7 +160,17 @@ def export_state(
         made["momentum"][name] = give(momentum, place)
         if held.mu is not None:
             made.setdefault("mg", {})[name] = give(held.mu[place.path], place)
-    return made | {"global_step": held.updates}
+    count = held.updates if step is None else step
+    return made if count is None else made | {"global_step": count}
+
+
+def _count(value: Any) -> int:
+    number = np.asarray(value)
+    if number.shape != () or number.dtype.kind not in "iuf" or not 0 <= number < 2**31:
+        raise ValueError(f"`global_step` must be a count, got {value!r}.")
+    if number % 1:
+        raise ValueError(f"`global_step` must be a whole number, got {value!r}.")
+    return int(number)
 
 
 def _names(names: Mapping[str, str] | None, held: Slots) -> dict[str, str]:

@@ -117,6 +117,7 @@ def export_state(
     *,
     order: Order = None,
     convert: Convert | None = None,
+    step: int | None = None,
 ) -> dict[str, Any]:
     """Our state, in the form that ``optimizer.load_state_dict`` takes.
 
@@ -128,6 +129,9 @@ def export_state(
       order: As for [`import_state`][rmsprop_optax.interchange.torch.import_state].
       convert: By path, a function that brings a NumPy array of our layout into
         PyTorch's.
+      step: How many updates the run has made, which PyTorch writes down and RMSprop
+        does not use. None: as the state counts them; where nothing in it needs a count,
+        as ``like`` says.
 
     Returns:
       A state dictionary of tensors. Under `optax.inject_hyperparams` its groups have the
@@ -162,11 +166,15 @@ def export_state(
             f"{len(where)}: {[place.path for place in where]}."
         )
     state, injected = {}, held.hyperparams or {}
+    count = held.updates if step is None else step
+    if count is None:
+        steps = {n: float(_numpy(slots["step"])) for n, slots in like["state"].items()}
+        count = _one_step(steps)
     _check_momentum(groups, held)
     for group in groups:
         group.update({n: x for n, x in injected.items() if n in group})
     for index, place in zip(indices, where, strict=True):
-        state[index] = {"step": torch.tensor(float(held.updates))}
+        state[index] = {"step": torch.tensor(float(count))}
         for slot, name in _SLOTS.items():
             leaves = getattr(held, slot) or {}
             if place.path in leaves:

@@ -1,21 +1,18 @@
-"""Training on many devices: steps over a mesh axis, and where the state lies.
+"""Training on many devices: steps over a mesh axis, and the sharding of the state.
 
-`data_parallel` makes a training step of a loss and a transformation: parameters and
-state whole on every device, a part of the batch on each. `sharded_data_parallel` keeps a
-part of the state on each as well (ZeRO-1); `state_sharding` says which, for steps of your
-own under `jax.jit`. The meshes, the collectives and the processes are JAX's.
+`data_parallel` makes a training step of a loss and a transformation: parameters and state
+are whole on every device, and each has a part of the batch. `sharded_data_parallel` shards
+the state too (ZeRO-1); `state_sharding` says how, for steps of your own under `jax.jit`.
+Meshes, collectives and processes are JAX's.
 """
 
-from rmsprop_optax.parallel._data_parallel import data_parallel
 from rmsprop_optax.parallel._placing import bytes_per_device
-from rmsprop_optax.parallel._pmap import pmap_data_parallel
-from rmsprop_optax.parallel._sharded import sharded_data_parallel
 from rmsprop_optax.parallel._state_sharding import state_sharding
+from rmsprop_optax.parallel._steps import data_parallel, sharded_data_parallel
 
 __all__ = [
     "bytes_per_device",
     "data_parallel",
-    "pmap_data_parallel",
     "sharded_data_parallel",
     "state_sharding",
 ]

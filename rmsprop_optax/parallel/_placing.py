@@ -1,4 +1,4 @@
-"""Where arrays lie: moved onto a mesh once, and never silently off another one."""
+"""Device placement: moves uncommitted arrays, refuses those committed elsewhere."""
 
 import math
 from functools import partial
@@ -15,10 +15,10 @@ from rmsprop_optax.parallel._state_sharding import trimmed
 
 
 def place(tree: PyTree, shardings: PyTree, axis: AxisName, what: str) -> PyTree:
-    """``tree`` where ``shardings`` says, which is one for all leaves, or one for each.
+    """``tree`` with ``shardings``, which are one for all leaves or one for each.
 
-    What lies there already, as after each step, is not touched; nor is a sharding over
-    other axes of the same mesh than ``axis``, which are XLA's business.
+    What has that sharding already, as after each step, is not touched; nor is a sharding
+    over other axes of the same mesh than ``axis``.
 
     Raises:
       ValueError: For an array that was put somewhere else on purpose, or another tree.
@@ -29,12 +29,12 @@ def place(tree: PyTree, shardings: PyTree, axis: AxisName, what: str) -> PyTree:
     else:
         _check_same_tree(tree, shardings, what)
         targets = jax.tree.leaves(shardings)
-    lies = partial(_lies, names=names_of(axis))
-    if all(map(lies, leaves, targets)):
+    is_there = partial(_is_there, names=names_of(axis))
+    if all(map(is_there, leaves, targets)):
         return tree
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
-        if not lies(leaf, targets[i]):
+        if not is_there(leaf, targets[i]):
             if isinstance(leaf, jax.Array):
                 _check_may_move(path_of(path), leaf, targets[i], what)
             leaves[i] = jax.device_put(leaf, targets[i])
@@ -57,10 +57,10 @@ def _check_same_tree(tree: PyTree, wanted: PyTree, what: str) -> None:
     )
 
 
-def _lies(leaf: Any, target: NamedSharding, names: tuple[str, ...]) -> bool:
+def _is_there(leaf: Any, target: NamedSharding, names: tuple[str, ...]) -> bool:
     here = getattr(leaf, "sharding", None)
-    # What no mesh was named for is moved onto one, even if that is the same one device:
-    # else the second step would have arguments of another kind, and compile again.
+    # An array without a mesh is moved onto one, even if that is the same one device: else
+    # the second step would have arguments of another kind, and compile again.
     if not isinstance(here, NamedSharding):
         return False
     if here == target or here.is_equivalent_to(target, leaf.ndim):
@@ -80,7 +80,7 @@ def _check_may_move(path: str, leaf: jax.Array, target: Any, what: str) -> None:
         return
     if here.device_set != target.device_set:
         raise ValueError(
-            f"{what} '{path}' lies on {_devices(here)}, the step runs on "
+            f"{what} '{path}' is on {_devices(here)}, the step runs on "
             f"{_devices(target)}: it was made for another mesh. Move it there yourself, "
             "with `jax.device_put(tree, jax.NamedSharding(mesh, jax.P()))`."
         )

@@ -1,7 +1,6 @@
-"""Which part of an optimizer state lies on which device."""
+"""How an optimizer state is sharded over devices."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,8 +8,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rmsprop_optax._foundation._axes import axis_size, names_of
-from rmsprop_optax._foundation._places import Keys, parameters_by_keys, place_of
-from rmsprop_optax._foundation._row_slices import RowSlices
+from rmsprop_optax._foundation._state_leaves import owner_of
+from rmsprop_optax._foundation._trees import Keys
 from rmsprop_optax._foundation._types import AxisName, PyTree
 
 
@@ -23,12 +22,12 @@ def state_sharding(
     """A sharding for every leaf of a state, so that a device holds about 1/n of it.
 
     What belongs to a parameter (a moment, an average, a sum of gradients, codes and their
-    scales) is sharded as that parameter is, and where this leaves ``axis_name`` unused,
-    over that axis too: along the first dimension that it divides. What does not divide,
-    counters and rows that wait for an accumulation stay whole on every device.
+    scales) is sharded as that parameter is, and if that leaves ``axis_name`` unused, over
+    that axis too: along the first dimension that it divides. All else is whole on every
+    device: counts, what does not divide, and sums of rows.
 
-    With it, a plain step under `jax.jit` is ZeRO-1: XLA has each device update its part
-    of the state, and gathers what the parameters need.
+    With it a plain step under `jax.jit` is ZeRO-1: each device updates its part of the
+    state, and XLA gathers the parameters.
 
     Args:
       tx: The transformation, any of Optax's or of this library's.
@@ -62,32 +61,27 @@ def state_sharding(
       Models](https://arxiv.org/abs/1910.02054), 2020.
     """
     axis_size(mesh, axis_name)
-    known = parameters_by_keys(params)
-
-    def shard(path: Keys, leaf: Any) -> Any:
-        if isinstance(leaf, RowSlices):
-            whole = NamedSharding(mesh, PartitionSpec())
-            return jax.tree.map(lambda _: whole, leaf)
-        p = parameter_of(path, leaf, known)
-        spec = _spec_on(mesh, p) if p is not None else ()
-        return NamedSharding(mesh, _split(leaf.shape, p, spec, mesh, axis_name))
-
-    state = jax.eval_shape(tx.init, params)
-    return jax.tree_util.tree_map_with_path(shard, state, is_leaf=_is_rows)
+    return shardings_like(tx, params, mesh, axis_name)
 
 
-def _is_rows(node: Any) -> bool:
-    return isinstance(node, RowSlices)
+def shardings_like(
+    tx: optax.GradientTransformation, params: PyTree, mesh: Mesh, axis: AxisName | None
+) -> PyTree:
+    """The state sharded as its parameters are, and over ``axis`` too if there is one."""
+    known = dict(jax.tree_util.tree_leaves_with_path(params))
 
+    def shard(keys: Keys, leaf: Any) -> NamedSharding:
+        owner = owner_of(keys, known)
+        p = None if owner is None else known[owner.keys]
+        # Not a moment: another number of dimensions, or the sums of some rows.
+        if p is None or not p.shape or len(p.shape) != len(leaf.shape):
+            return NamedSharding(mesh, PartitionSpec())
+        if owner is not None and owner.field in ("values", "rows"):
+            return NamedSharding(mesh, PartitionSpec())
+        spec = _split(leaf.shape, _spec_on(mesh, p), mesh, axis)
+        return NamedSharding(mesh, spec)
 
-def parameter_of(path: Keys, leaf: Any, known: Mapping[Keys, Any]) -> Any:
-    """The parameter that a leaf belongs to; None: to none, or it is a scalar."""
-    place = place_of(path, known)
-    # Parameters that are one array have no path: nothing but its dimensions is like it.
-    p = place.param if place else known.get(())
-    if p is None or not p.shape or not leaf.shape:
-        return None
-    return p if place or len(leaf.shape) == len(p.shape) else None
+    return jax.tree_util.tree_map_with_path(shard, jax.eval_shape(tx.init, params))
 
 
 def _spec_on(mesh: Mesh, p: Any) -> tuple[Any, ...]:
@@ -99,15 +93,14 @@ def _spec_on(mesh: Mesh, p: Any) -> tuple[Any, ...]:
 
 
 def _split(
-    shape: tuple[int, ...], p: Any, spec: tuple[Any, ...], mesh: Mesh, axis: AxisName
+    shape: tuple[int, ...], spec: tuple[Any, ...], mesh: Mesh, axis: AxisName | None
 ) -> PartitionSpec:
     """The parameter's spec where it fits this shape, and ``axis`` in the first gap."""
     dims: list[Any] = [None] * len(shape)
-    if p is not None and len(p.shape) == len(shape):
-        for i, part in enumerate(spec):
-            dims[i] = part if part and not shape[i] % _size(mesh, part) else None
+    for i, part in enumerate(spec):
+        dims[i] = part if part and not shape[i] % _size(mesh, part) else None
     used = {name for part in dims if part for name in names_of(part)}
-    if used.isdisjoint(names_of(axis)):
+    if axis is not None and used.isdisjoint(names_of(axis)):
         free = first_split(shape, _size(mesh, axis), taken=dims)
         if free is not None:
             dims[free] = axis

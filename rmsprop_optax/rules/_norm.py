@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from rmsprop_optax._foundation._types import AxisName
-from rmsprop_optax.rules._magnitude import safe_sqrt
+from rmsprop_optax.rules._moments import safe_sqrt
 
 
 def norm(xs: list[jax.Array]) -> jax.Array:

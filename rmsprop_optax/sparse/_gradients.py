@@ -6,15 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._row_slices import (
-    RowSlices,
-    check_ids,
-    get_rows,
-    unique_rows,
-)
-from rmsprop_optax._foundation._trees import leaves_with_paths, path_of
+from rmsprop_optax._foundation._trees import Keys, leaves_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.sparse._lookup import TableView
+from rmsprop_optax.sparse._row_slices import RowSlices
+from rmsprop_optax.sparse._tables import as_ids, get_rows, unique_rows
 
 
 def value_and_grad(
@@ -24,10 +20,10 @@ def value_and_grad(
 ) -> Callable[..., tuple[Any, PyTree]]:
     """`jax.value_and_grad` with the gradients of tables by rows.
 
-    The rows that the step needs are gathered first, the loss is differentiated with
-    respect to those, and looks its ids up among them: no gradient as large as a table is
-    ever made. Inside, the loss may `vmap`, `scan`, `cond` and look up as often as it
-    likes. Values and gradients are those of `jax.value_and_grad`, to the bit.
+    The rows that the step needs are gathered first. The loss is differentiated with
+    respect to them and looks its ids up among them, so no array as large as a table is
+    computed. The loss may `vmap`, `scan`, `cond` and look up as often as it likes. Values
+    and gradients are those of `jax.value_and_grad`, to the bit.
 
     Args:
       loss_fn: A scalar loss of the parameters (its first argument) and of others, that
@@ -35,7 +31,7 @@ def value_and_grad(
       ids: A function of the same arguments that announces what will be looked up: from
         the path of each table (``encoder/embedding``; where the parameters are one
         table, ``<the root>``) to its ids, integers of any shape, an array or several.
-        More ids than are looked up cost room; an id that is looked up and not announced
+        More ids than are looked up cost time; an id that is looked up and not announced
         makes the loss NaN. A table whose path is not there gets a dense gradient.
       has_aux: Whether the loss returns something else beside its value.
 
@@ -46,7 +42,8 @@ def value_and_grad(
       rows as there are ids.
 
     Raises:
-      ValueError: For a path that is no table, or known ids outside of it.
+      ValueError: For a path that is not a table, or is that of two; for known ids outside a
+        table.
       TypeError: For ids that are not integers, or a table used otherwise than by
         `lookup`.
 
@@ -64,57 +61,52 @@ def value_and_grad(
     """
 
     def value_and_grad_fn(params: PyTree, *args: Any, **kwargs: Any) -> Any:
-        wanted = ids(params, *args, **kwargs)
-        rows_of = _row_ids(params, wanted)
+        rows_of = _row_ids(params, ids(params, *args, **kwargs))
 
-        def gather(path: tuple[Any, ...], leaf: Any) -> Any:
-            rows = rows_of.get(path_of(path))
+        def gather(keys: Keys, leaf: Any) -> Any:
+            rows = rows_of.get(keys)
             return leaf if rows is None else get_rows(leaf, rows)
 
+        def view(keys: Keys, rows: Any, table: Any) -> Any:
+            indices = rows_of.get(keys)
+            return rows if indices is None else TableView(indices, rows, table.shape)
+
+        def as_rows(keys: Keys, g: Any, table: Any) -> Any:
+            indices = rows_of.get(keys)
+            return (
+                g if indices is None else RowSlices.from_sorted(indices, g, table.shape)
+            )
+
         def loss_of_rows(gathered: PyTree) -> Any:
-            return loss_fn(_views(gathered, rows_of, params), *args, **kwargs)
+            views = jax.tree_util.tree_map_with_path(view, gathered, params)
+            return loss_fn(views, *args, **kwargs)
 
         gathered = jax.tree_util.tree_map_with_path(gather, params)
         value, grads = jax.value_and_grad(loss_of_rows, has_aux=has_aux)(gathered)
-        return value, _row_slices(grads, rows_of, params)
+        return value, jax.tree_util.tree_map_with_path(as_rows, grads, params)
 
     return value_and_grad_fn
 
 
-def _row_ids(params: PyTree, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+def _row_ids(params: PyTree, wanted: Mapping[str, Any]) -> dict[Keys, jax.Array]:
     """The unique ids of each table, sorted, and padded with its height."""
-    tables = {path: leaf for path, leaf in leaves_with_paths(params) if leaf is not None}
-    made = {}
+    tables = {}
+    for keys, leaf in leaves_with_keys(params):
+        if leaf is not None and jnp.ndim(leaf):
+            tables.setdefault(path_of(keys), []).append((keys, leaf))
+    found = {}
     for path, tree in wanted.items():
-        if path not in tables or not jnp.shape(tables[path]):
+        if len(tables.get(path, [])) != 1:
+            what = "two parameters" if path in tables else "not a parameter with rows"
             raise ValueError(
-                f"`ids` names '{path}', which is not a parameter with rows. Parameters "
-                f"are {list(tables)}."
+                f"`ids` names '{path}', which is {what}. Parameters with rows are "
+                f"{list(tables)}."
             )
-        height = tables[path].shape[0]
-        some = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-        for leaf in some:
-            if not jnp.issubdtype(leaf.dtype, jnp.integer):
-                raise TypeError(
-                    f"The ids of '{path}' must be integers, got {leaf.dtype}."
-                )
-            check_ids(leaf, height)
+        ((keys, table),) = tables[path]
+        height = table.shape[0]
+        some = [
+            as_ids(leaf, height, f"The ids of '{path}'") for leaf in jax.tree.leaves(tree)
+        ]
         flat = jnp.concatenate([jnp.zeros(0, jnp.int32), *(x.ravel() for x in some)])
-        made[path] = unique_rows(flat, height)
-    return made
-
-
-def _views(gathered: PyTree, rows_of: dict[str, jax.Array], params: PyTree) -> PyTree:
-    def view(path: tuple[Any, ...], rows: Any, table: Any) -> Any:
-        indices = rows_of.get(path_of(path))
-        return rows if indices is None else TableView(indices, rows, table.shape)
-
-    return jax.tree_util.tree_map_with_path(view, gathered, params)
-
-
-def _row_slices(grads: PyTree, rows_of: dict[str, jax.Array], params: PyTree) -> PyTree:
-    def by_rows(path: tuple[Any, ...], g: Any, table: Any) -> Any:
-        indices = rows_of.get(path_of(path))
-        return g if indices is None else RowSlices.trusted(indices, g, table.shape)
-
-    return jax.tree_util.tree_map_with_path(by_rows, grads, params)
+        found[keys] = unique_rows(flat, height)
+    return found

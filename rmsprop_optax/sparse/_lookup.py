@@ -5,16 +5,16 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._row_slices import check_ids
-from rmsprop_optax._foundation._sealed import seal, unseal
+from rmsprop_optax.sparse._opaque import unwrap_indices, wrap_indices
+from rmsprop_optax.sparse._tables import as_ids
 
 
 @jax.tree_util.register_pytree_node_class
 class TableView:
-    """A table inside of a loss that is differentiated by rows: the rows it needs.
+    """The rows of a table that a loss needs, in the place of the table.
 
-    What [`value_and_grad`][rmsprop_optax.sparse.value_and_grad] puts in the place of a
-    table; [`lookup`][rmsprop_optax.sparse.lookup] reads it, and nothing else does.
+    [`value_and_grad`][rmsprop_optax.sparse.value_and_grad] hands it to the loss;
+    [`lookup`][rmsprop_optax.sparse.lookup] reads it, and nothing else does.
 
     Attributes:
       indices: Which, sorted and unique, int32.
@@ -24,12 +24,12 @@ class TableView:
     """
 
     def __init__(self, indices: Any, rows: Any, shape: tuple[int, ...]) -> None:
-        self._sealed, self.rows, self.shape = seal(indices), rows, shape
+        self._wrapped, self.rows, self.shape = wrap_indices(indices), rows, shape
 
     @property
     def indices(self) -> Any:
         """Which rows."""
-        return unseal(self._sealed)
+        return unwrap_indices(self._wrapped)
 
     @property
     def dtype(self) -> Any:
@@ -37,20 +37,20 @@ class TableView:
         return self.rows.dtype
 
     def tree_flatten(self) -> Any:
-        return (self._sealed, self.rows), self.shape
+        return (self._wrapped, self.rows), self.shape
 
     @classmethod
     def tree_unflatten(cls, shape: tuple[int, ...], children: Any) -> "TableView":
-        made = object.__new__(cls)
-        made._sealed, made.rows = children
-        made.shape = shape
-        return made
+        new = object.__new__(cls)
+        new._wrapped, new.rows = children
+        new.shape = shape
+        return new
 
     def _misused(self) -> str:
         return (
-            f"A table of shape {self.shape} is looked up by rows here, and used as a "
-            "whole too: use `sparse.lookup(table, ids)` only, or leave it out of `ids` "
-            "of `sparse.value_and_grad`, and its gradient is dense."
+            f"A table of shape {self.shape} is looked up by rows in this loss, and also "
+            "used as a whole. Use `sparse.lookup(table, ids)` only; or leave it out of "
+            "the `ids` of `sparse.value_and_grad`: then its gradient is dense."
         )
 
     def __jax_array__(self) -> NoReturn:
@@ -69,21 +69,21 @@ class TableView:
 def lookup(table: jax.Array | TableView, ids: Any) -> jax.Array:
     """The rows of ``table`` with these ids.
 
-    Outside of [`value_and_grad`][rmsprop_optax.sparse.value_and_grad] this is
-    ``table[ids]``; inside of it, the only thing that can be done with a table.
+    Outside [`value_and_grad`][rmsprop_optax.sparse.value_and_grad] this is
+    ``table[ids]``; inside it, it is the only way to read a table.
 
     Args:
       table: Rows along its first axis.
       ids: Integers of any shape.
 
     Returns:
-      An array of shape (*ids.shape, *table.shape[1:]). An id that is traced, and outside
-      of the table or (inside of `value_and_grad`) not among the rows that were announced,
-      gives NaN: it never reads another row.
+      An array of shape (*ids.shape, *table.shape[1:]). A traced id outside the table, or
+      (inside `value_and_grad`) not among the rows that were announced, gives NaN. It
+      never reads another row.
 
     Raises:
       TypeError: For ids that are not integers.
-      ValueError: For known ids outside of the table.
+      ValueError: For known ids outside the table.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -93,18 +93,13 @@ def lookup(table: jax.Array | TableView, ids: Any) -> jax.Array:
       [[4. 5.]
        [0. 1.]]
     """
-    ids = jnp.asarray(ids)
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(f"Ids must be integers, got {ids.dtype}.")
     height = table.shape[0]
-    check_ids(ids, height)
-    if isinstance(table, TableView):
-        place = jnp.searchsorted(table.indices, ids).astype(jnp.int32)
-        count = table.indices.shape[0]
-        found = table.indices.at[place].get(mode="fill", fill_value=-1) == ids
-        return _rows(table.rows, jnp.where(found, place, count))
-    return _rows(table, jnp.where((ids < 0) | (ids >= height), height, ids))
-
-
-def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
-    return table.at[ids].get(mode="fill", fill_value=jnp.nan)
+    ids = as_ids(ids, height, "Ids")
+    if not isinstance(table, TableView):
+        return table.at[ids].get(mode="fill", fill_value=jnp.nan)
+    place = jnp.searchsorted(table.indices, ids).astype(jnp.int32)
+    count = table.indices.shape[0]
+    found = table.indices.at[place].get(mode="fill", fill_value=-1) == ids
+    # An id outside the table equals the index of the padding, which is no row.
+    place = jnp.where(found & (ids < height), place, count)
+    return table.rows.at[place].get(mode="fill", fill_value=jnp.nan)

@@ -1,1 +1,1 @@
-"""Floor 3: a gradient transformation and its state, one file a concern."""
+"""Dense gradient transformations with their state, one idea a file."""

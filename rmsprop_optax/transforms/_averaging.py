@@ -7,15 +7,13 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax import rules
-from rmsprop_optax._foundation._counts import next_count
-from rmsprop_optax._foundation._dtypes import as_number, real_like
+from rmsprop_optax._foundation._alignment import check_has_params, check_parameters
+from rmsprop_optax._foundation._checks import check_closed_decay, check_whole_number
+from rmsprop_optax._foundation._dtypes import as_number, cast, real_like, wide_dtype
+from rmsprop_optax._foundation._leafwise import map_moments
+from rmsprop_optax._foundation._schedules import next_count
+from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import Count, PyTree, Scalar
-from rmsprop_optax._foundation._validation import (
-    check_closed_decay,
-    check_has_params,
-    check_whole_number,
-)
-from rmsprop_optax.leaves import copy_params, map_moments
 
 
 class AverageParamsState(NamedTuple):
@@ -43,9 +41,7 @@ def average_params(
     While $i = 0$, $β$ counts as 0. Whenever $i + 1$ is a multiple of
     ``overwrite_frequency``, the update becomes $a_t - p$, so that the parameter becomes
     its average. The clock is ``i = t // every_k``, with t the calls from 0. Comes last in
-    a chain; $p + u$ is the sum that `optax.apply_updates` makes, in its dtype. Of rows
-    ([`RowSlices`][rmsprop_optax.sparse.RowSlices]), only those move that the step
-    touches; the others keep their average.
+    a chain; $p + u$ is the sum that `optax.apply_updates` computes, in the dtype of $p$.
 
     Args:
       decay: $β$, in [0, 1].
@@ -83,7 +79,9 @@ def average_params(
         check_whole_number("overwrite_frequency", overwrite_frequency, least=1)
 
     def init_fn(params: PyTree) -> AverageParamsState:
-        return AverageParamsState(jnp.zeros([], jnp.int32), ema=copy_params(params))
+        check_parameters(params)
+        ema = jax.tree.map(_copy, params, is_leaf=is_leaf)
+        return AverageParamsState(count=jnp.zeros([], jnp.int32), ema=ema)
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None
@@ -93,18 +91,29 @@ def average_params(
         beta = as_number(jnp.where(iteration == 0, 0.0, decay))
 
         def rule(u: jax.Array, ema: jax.Array, p: jax.Array) -> tuple[jax.Array, ...]:
-            held = (p + u).astype(p.dtype).astype(ema.dtype)
-            ema = rules.average(held, ema, real_like(beta, ema))
+            wide = cast(p, jnp.promote_types(p.dtype, u.dtype))
+            new = (wide + u).astype(p.dtype).astype(ema.dtype)
+            ema = rules.average(new, ema, real_like(beta, ema))
             if overwrite_frequency is None:
                 return u, ema
             overwrites = (iteration + 1) % overwrite_frequency == 0
-            return jnp.where(overwrites, ema - p, u), ema
+            return jnp.where(overwrites, ema - cast(p, ema.dtype), u), ema
 
         updates, ema = map_moments(rule, updates, state.ema, params=params)
         count = next_count(state.count)
         return updates, AverageParamsState(count=count, ema=ema)
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _copy(p: Any) -> jax.Array | None:
+    """A parameter in float32 or wider, in memory of its own; zeros for a shape alone."""
+    if p is None:
+        return None
+    dtype = wide_dtype(jnp.result_type(p))
+    if isinstance(p, jax.ShapeDtypeStruct):
+        return jnp.zeros_like(p, dtype)
+    return jnp.array(p, dtype)
 
 
 def finalize(params: PyTree, opt_state: PyTree) -> PyTree:

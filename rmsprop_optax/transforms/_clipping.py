@@ -8,16 +8,21 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax import rules
+from rmsprop_optax._foundation._alignment import check_dense
 from rmsprop_optax._foundation._axes import (
     bound_axes,
     check_axis_name,
     check_types_tell,
     varying_axes,
 )
+from rmsprop_optax._foundation._checks import (
+    check_has_effect,
+    check_mask,
+    check_positive,
+)
+from rmsprop_optax._foundation._leafwise import map_leaves, wide_leaves
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import AxisName, Mask, PyTree, Scalar
-from rmsprop_optax._foundation._validation import check_needs, check_positive
-from rmsprop_optax.leaves import map_leaves, wide_leaves
 
 
 def _clip(clip: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
@@ -25,6 +30,7 @@ def _clip(clip: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, optax.EmptyState]:
         del params
+        check_dense(updates)
         return clip(updates), state
 
     return optax.GradientTransformation(optax.init_empty_state, update_fn)
@@ -33,8 +39,9 @@ def _clip(clip: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
 def clip_by_value(max_delta: Scalar) -> optax.GradientTransformation:
     """Clips each value of each gradient into ``[-max_delta, max_delta]``.
 
-    As `optax.clip`, but keeps the gradient's dtype under a traced bound, and clips the
-    real and the imaginary part of a complex gradient, which Optax refuses.
+    It differs from `optax.clip` in two things: a traced bound does not change the dtype
+    of the gradient, and of a complex gradient both parts are clipped, where Optax raises
+    an error.
 
     Args:
       max_delta: The bound, greater than 0.
@@ -71,8 +78,8 @@ def clip_by_norm(
 
     with c = ``max_norm``.
 
-    The norm is taken in float32 or wider, and is right for values up to the dtype's own
-    largest: squares that overflow are measured again, scaled.
+    The norm is computed in float32 or wider, and is right up to the largest number of
+    the dtype: where squares overflow it is computed again in another unit.
 
     Args:
       max_norm: The largest norm that a leaf may have, greater than 0.
@@ -127,13 +134,13 @@ def clip_by_global_norm(
 
     with c = ``max_norm``.
 
-    As `optax.clip_by_global_norm`, but the norm is taken in float32 or wider whatever
-    the gradients' dtype, and is right where squares overflow.
+    It differs from `optax.clip_by_global_norm` in two things: the norm is computed in
+    float32 or wider, and it is right where squares overflow.
 
-    Inside of `jax.shard_map` a device sees its shard of a gradient only. With
-    ``axis_name`` the leaves that are sharded over that axis are measured on all devices
-    together, and those of which every device has the whole are counted once. Under
-    `jax.jit` with sharded arrays there is nothing to say.
+    Inside `jax.shard_map` a device sees only its shard of a gradient. With ``axis_name``
+    the norm of a leaf that is sharded over that axis is that of all shards, and a leaf
+    that every device holds whole counts once. Under `jax.jit` with sharded arrays leave
+    ``axis_name`` out: there the norm is that of whole arrays already.
 
     Args:
       max_norm: The largest norm that all leaves together may have, greater than 0.
@@ -147,7 +154,7 @@ def clip_by_global_norm(
       A transformation without state.
 
     Raises:
-      TypeError: For an axis name that is none.
+      TypeError: For an axis name that is not a string or a tuple of strings.
       ValueError: For a bound that is not greater than 0; at the first trace, for an axis
         that is not there, or where types don't tell and ``sharded`` does not either.
 
@@ -179,9 +186,11 @@ def clip_by_global_norm(
 
 def _check_axis(axis_name: AxisName | None, sharded: Mask | None) -> None:
     if axis_name is None:
-        check_needs("axis_name", "sharded", sharded, None)
-    else:
-        check_axis_name("axis_name", axis_name)
+        check_has_effect("sharded", sharded, None, needed="axis_name")
+        return
+    check_axis_name("axis_name", axis_name)
+    if sharded is not None:
+        check_mask("sharded", sharded)
 
 
 def _axes_of(

@@ -2,25 +2,21 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._counts import next_count
 from rmsprop_optax._foundation._dtypes import as_number, real_like
-from rmsprop_optax._foundation._schedules import as_schedule
+from rmsprop_optax._foundation._leafwise import map_leaves
+from rmsprop_optax._foundation._schedules import as_schedule, is_schedule, next_count
 from rmsprop_optax._foundation._types import LearningRate, PyTree
-from rmsprop_optax.leaves import map_leaves
 
 
 class ScaleByLearningRateState(NamedTuple):
     """State of [`scale_by_learning_rate`][rmsprop_optax.scale_by_learning_rate].
 
-    Attributes:
-      count: Updates so far, int32: the step that a schedule is asked for.
+    It is empty: a number and a live callable need no count. With a schedule the state is
+    an `optax.ScaleByScheduleState`.
     """
-
-    count: jax.Array
 
 
 def scale_by_learning_rate(
@@ -28,9 +24,9 @@ def scale_by_learning_rate(
 ) -> optax.GradientTransformation:
     """Multiplies the updates by minus the learning rate: $u = -η_t g$.
 
-    As `optax.scale_by_learning_rate`, and three things more: updates keep their dtype
-    under an array as rate, the state is the same for every kind of rate, and a callable
-    without arguments is read live, at every step, inside ``jit`` too.
+    It differs from `optax.scale_by_learning_rate` in two things: a rate that is an array
+    does not change the dtype of the updates, and a callable without arguments is read
+    live, at every step, inside ``jit`` too.
 
     Args:
       learning_rate: A number or a scalar array, at least 0; a schedule, called with the
@@ -38,7 +34,7 @@ def scale_by_learning_rate(
       flip_sign: Whether to descend (minus) or to scale only.
 
     Returns:
-      A transformation. Its state counts the updates.
+      A transformation. With a schedule its state counts the updates.
 
     Raises:
       ValueError: For a negative rate.
@@ -63,17 +59,24 @@ def scale_by_learning_rate(
     rate_at = as_schedule(learning_rate)
     sign = -1 if flip_sign else 1
 
-    def init_fn(params: PyTree) -> ScaleByLearningRateState:
+    counts = is_schedule(learning_rate)
+
+    def init_fn(params: PyTree) -> PyTree:
         del params
-        return ScaleByLearningRateState(count=jnp.zeros([], jnp.int32))
+        if not counts:
+            return ScaleByLearningRateState()
+        return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None
-    ) -> tuple[PyTree, ScaleByLearningRateState]:
+    ) -> tuple[PyTree, PyTree]:
         del params
-        factor = as_number(sign * rate_at(state.count))
+        count = state.count if counts else None
+        factor = as_number(sign * rate_at(count))
         updates = map_leaves(lambda g: g * real_like(factor, g), updates)
-        count = next_count(state.count)
-        return updates, ScaleByLearningRateState(count=count)
+        if count is None:
+            return updates, ScaleByLearningRateState()
+        count = next_count(count)
+        return updates, optax.ScaleByScheduleState(count=count)
 
     return optax.GradientTransformation(init_fn, update_fn)

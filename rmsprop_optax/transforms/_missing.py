@@ -4,17 +4,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._trees import is_leaf
+from rmsprop_optax._foundation._trees import is_inexact, is_leaf
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.leaves import leaf_dtype
 
 
 def zeros_for_missing() -> optax.GradientTransformation:
-    """Replaces an update that is None by zeros, where the parameter is an array.
+    """Replaces an update that is None by zeros, where the parameter is a float array.
 
-    The other transformations pass None on: no gradient, no update, moments untouched.
-    But `optax.apply_updates` can't add None to an array, so this comes after them. With
-    ``params=None`` it changes nothing.
+    Other transformations pass None on: no gradient, no update, no change of a moment.
+    `optax.apply_updates` can't add None to an array, so this comes last. With
+    ``params=None``, and for leaves that can't be trained, it changes nothing.
 
     Returns:
       A transformation without state.
@@ -37,9 +36,9 @@ def zeros_for_missing() -> optax.GradientTransformation:
             return updates, state
 
         def fill(update: PyTree, p: PyTree) -> PyTree:
-            if update is not None or p is None:
+            if update is not None or not is_inexact(p):
                 return update
-            return jnp.zeros_like(p, dtype=leaf_dtype(p))
+            return jnp.zeros_like(p, jnp.result_type(p))
 
         return jax.tree.map(fill, updates, params, is_leaf=is_leaf), state
 

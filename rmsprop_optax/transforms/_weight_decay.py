@@ -8,27 +8,38 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._counts import next_count
-from rmsprop_optax._foundation._dtypes import as_number, real_like
-from rmsprop_optax._foundation._schedules import as_schedule
+from rmsprop_optax._foundation._alignment import check_has_params
+from rmsprop_optax._foundation._checks import check_mask
+from rmsprop_optax._foundation._dtypes import as_number, cast, real_like
+from rmsprop_optax._foundation._leafwise import map_leaves
+from rmsprop_optax._foundation._schedules import (
+    as_schedule,
+    check_number_or_schedule,
+    is_schedule,
+    next_count,
+)
 from rmsprop_optax._foundation._trees import path_of
-from rmsprop_optax._foundation._types import LearningRate, Mask, PyTree, Scalar
-from rmsprop_optax._foundation._validation import check_has_params, check_non_negative
-from rmsprop_optax.leaves import map_leaves
+from rmsprop_optax._foundation._types import (
+    LearningRate,
+    Mask,
+    PyTree,
+    Scalar,
+    Schedule,
+)
 
 
 class DecayWeightsState(NamedTuple):
-    """State of [`decay_weights`][rmsprop_optax.decay_weights].
+    """State of [`decay_weights`][rmsprop_optax.decay_weights] with a schedule.
 
     Attributes:
-      count: Updates so far, int32: the step that a schedule is asked for.
+      count: Updates so far, int32: the argument of the schedule.
     """
 
     count: jax.Array
 
 
 def decay_weights(
-    weight_decay: Scalar,
+    weight_decay: Scalar | Schedule,
     learning_rate: LearningRate = 1.0,
     mask: Mask | None = None,
 ) -> optax.GradientTransformation:
@@ -40,7 +51,7 @@ def decay_weights(
     learning rate.)
 
     Args:
-      weight_decay: $λ$, at least 0.
+      weight_decay: $λ$: a number of at least 0, or a schedule.
       learning_rate: $η$, of any kind that
         [`scale_by_learning_rate`][rmsprop_optax.scale_by_learning_rate] takes. A live
         callable is read here too.
@@ -49,10 +60,12 @@ def decay_weights(
         [`exclude_paths`][rmsprop_optax.exclude_paths]. None: all.
 
     Returns:
-      A transformation that needs ``params`` at every update.
+      A transformation that needs ``params`` at every update. It has a state only with a
+      schedule.
 
     Raises:
       ValueError: For a negative number, or ``params=None`` at an update.
+      TypeError: For a mask that is neither a tree of booleans nor a function.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -66,24 +79,34 @@ def decay_weights(
       Loshchilov and Hutter, [Decoupled Weight Decay
       Regularization](https://arxiv.org/abs/1711.05101), 2019; Keras 3, `weight_decay`.
     """
-    check_non_negative("weight_decay", weight_decay)
+    check_number_or_schedule("weight_decay", weight_decay)
+    if mask is not None:
+        check_mask("mask", mask)
     rate_at = as_schedule(learning_rate)
+    decay_at = as_schedule(weight_decay, "weight_decay")
+    counts = is_schedule(learning_rate) or is_schedule(weight_decay)
 
-    def init_fn(params: PyTree) -> DecayWeightsState:
+    def init_fn(params: PyTree) -> PyTree:
         del params
+        if not counts:
+            return optax.EmptyState()
         return DecayWeightsState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None
-    ) -> tuple[PyTree, DecayWeightsState]:
+    ) -> tuple[PyTree, PyTree]:
         check_has_params(params, "decay_weights")
-        factor = as_number(rate_at(state.count) * weight_decay)
+        count = state.count if counts else None
+        factor = as_number(rate_at(count) * decay_at(count))
 
         def rule(u: jax.Array, p: jax.Array) -> jax.Array:
-            return u - real_like(factor, u) * p
+            dtype = jnp.promote_types(p.dtype, u.dtype)
+            return u - real_like(factor, u) * cast(p, dtype)
 
         updates = map_leaves(rule, updates, params=params)
-        return updates, DecayWeightsState(count=next_count(state.count))
+        if count is None:
+            return updates, state
+        return updates, DecayWeightsState(count=next_count(count))
 
     decay = optax.GradientTransformation(init_fn, update_fn)
     return decay if mask is None else _masked(decay, mask)
@@ -94,7 +117,7 @@ def _masked(
 ) -> optax.GradientTransformation:
     """`optax.masked` with a mask of the parameters, which have no missing leaves.
 
-    Optax asks a callable mask for the updates, where a leaf without a gradient is None.
+    Optax calls the mask with the updates, where a leaf without a gradient is None.
     """
 
     def for_params(params: PyTree) -> optax.GradientTransformation:

@@ -1,1 +1,1 @@
-"""Floor 4: transformation to transformation."""
+"""From any transformation to a transformation."""

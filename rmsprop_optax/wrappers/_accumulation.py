@@ -1,25 +1,24 @@
 """Gradient accumulation: the mean of k gradients, one update."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._trees import is_leaf, path_of
-from rmsprop_optax._foundation._types import Count, PyTree
-from rmsprop_optax._foundation._validation import check_rows, check_whole_number
-from rmsprop_optax.leaves import (
-    add_leaves,
-    as_gradient,
-    empty_rows,
-    init_moment,
-    leaf_dtype,
+from rmsprop_optax._foundation._alignment import MOMENTS, aligned
+from rmsprop_optax._foundation._checks import check_whole_number
+from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
+from rmsprop_optax._foundation._leafwise import init_moment
+from rmsprop_optax._foundation._trees import (
+    is_gradient_leaf,
+    is_leaf,
+    leaves_with_paths,
     map_values,
-    narrow,
+    rebuild,
 )
-from rmsprop_optax.wrappers._gate import make_or_hold
+from rmsprop_optax._foundation._types import Count, PyTree
+from rmsprop_optax.wrappers._cond_update import cond_update
 
 
 class AccumulateGradientsState(NamedTuple):
@@ -27,10 +26,9 @@ class AccumulateGradientsState(NamedTuple):
 
     Attributes:
       count: Micro-steps since the last update, int32, from 0 to ``every_k - 1``.
-      acc_grads: The sum of the gradients since then, in the parameter's dtype or
-        float32, whichever is wider; exactly zero after an update. For tables that come
-        by rows, the union of the rows so far.
-      inner_state: The state of the transformation inside, which moves at updates only.
+      acc_grads: The sums of the gradients since then, in the parameter's dtype or
+        float32, whichever is wider; exactly zero after an update.
+      inner_state: The state of the inner transformation, which changes with updates.
     """
 
     count: jax.Array
@@ -38,33 +36,82 @@ class AccumulateGradientsState(NamedTuple):
     inner_state: PyTree
 
 
+class GradientSums(Protocol):
+    """How gradients are added up, and how the sums are kept in the state."""
+
+    def init(self, params: PyTree) -> PyTree:
+        """What the state keeps before the first gradient."""
+        ...
+
+    def add(self, acc_grads: PyTree, updates: PyTree) -> PyTree:
+        """The sums with one more gradient, as a tree of gradients."""
+        ...
+
+    def store(self, sums: PyTree) -> PyTree:
+        """The sums as the state keeps them."""
+        ...
+
+
+class DenseSums:
+    """Sums of dense gradients, one array for each parameter."""
+
+    def init(self, params: PyTree) -> PyTree:
+        """Zeros in the parameter's dtype or float32, whichever is wider."""
+        return init_moment(params)
+
+    def add(self, acc_grads: PyTree, updates: PyTree) -> PyTree:
+        """The sums with one more gradient."""
+        for path, g in leaves_with_paths(updates):
+            if is_gradient_leaf(g):
+                raise TypeError(
+                    f"Gradient '{path}' is {g!r} and is accumulated: say how many rows "
+                    "the calls of one update touch at the most, with `accumulate_rows="
+                    f"{{'{path}': n}}` (of `accumulate_gradients`: `sums=sparse.RowSums("
+                    f"{{'{path}': n}})`)."
+                )
+        rows = aligned(updates, acc_grads, what=MOMENTS)
+        return rebuild(acc_grads, [add_leaf(g, total) for g, total in rows])
+
+    def store(self, sums: PyTree) -> PyTree:
+        """The sums as they are."""
+        return sums
+
+
+def add_leaf(g: Any, total: Any) -> Any:
+    """The sum with one more gradient, in the dtype of the sum."""
+    if g is None:
+        return total
+    wide = jnp.promote_types(wide_dtype(leaf_dtype(g)), total.dtype)
+    return cast(cast(total, wide) + cast(g, wide), total.dtype)
+
+
 def accumulate_gradients(
     inner: optax.GradientTransformation,
     every_k: Count,
-    rows: Mapping[str, int] | None = None,
+    sums: GradientSums | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Runs ``inner`` once every k calls, on the mean of the k gradients.
 
-    The calls between are an addition and return zero updates. `optax.MultiSteps` runs
-    ``inner`` at each of them and multiplies by 0, so that one infinite gradient leaves
-    its accumulator NaN for ever; here the accumulator is exactly zero after each update.
+    The calls in between add the gradient and return zero updates. `optax.MultiSteps`
+    runs ``inner`` at each of them and multiplies by 0, so that one infinite gradient
+    leaves a NaN in its accumulator for ever; here the sums are exactly zero after each
+    update. (A leaf whose gradient is None in the k-th call keeps its sum for the next
+    update.)
 
     Args:
       inner: The transformation. Everything in it moves with updates, not with calls.
       every_k: Calls to an update, at least 2.
-      rows: For each table whose gradient comes as
-        [`RowSlices`][rmsprop_optax.sparse.RowSlices], by its path, such as
-        ``encoder/embedding``: how many rows the k calls touch together at the most, for
-        which memory is set aside. k times the ids of a call is always enough; more than
-        there is room for make the update NaN.
+      sums: How gradients are added up. For tables whose gradients come as
+        [`RowSlices`][rmsprop_optax.sparse.RowSlices] give
+        [`sparse.RowSums`][rmsprop_optax.sparse.RowSums]; None: all gradients are dense.
 
     Returns:
       A transformation. Extra arguments go to ``inner``, of the k-th call only.
 
     Raises:
-      ValueError: For ``every_k`` less than 2, a path in ``rows`` that is no table, and
-        at the first trace for a gradient by rows whose path is not there.
-      TypeError: For ``every_k`` that is not an integer.
+      ValueError: For ``every_k`` less than 2.
+      TypeError: For ``every_k`` that is not an integer; at the first trace, for a
+        gradient by rows without `sparse.RowSums`.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -81,20 +128,13 @@ def accumulate_gradients(
       Keras 3, `gradient_accumulation_steps`.
     """
     check_whole_number("every_k", every_k, least=2)
-    rooms = dict(rows or {})
+    adds = DenseSums() if sums is None else sums
     inner = optax.with_extra_args_support(inner)
-
-    def _mean(g: Any, total: Any) -> Any:
-        if g is None:
-            return None
-        dtype = leaf_dtype(g)
-        total = as_gradient(total)
-        return map_values(lambda values: narrow(values / every_k, dtype), total)
 
     def init_fn(params: PyTree) -> AccumulateGradientsState:
         return AccumulateGradientsState(
             count=jnp.zeros([], jnp.int32),
-            acc_grads=_init_total(params, rooms),
+            acc_grads=adds.init(params),
             inner_state=inner.init(params),
         )
 
@@ -104,27 +144,30 @@ def accumulate_gradients(
         params: PyTree = None,
         **extra_args: Any,
     ) -> tuple[PyTree, AccumulateGradientsState]:
-        emits = state.count + 1 >= every_k
+        is_last = state.count + 1 >= every_k
 
-        def make(total: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
-            mean = jax.tree.map(_mean, updates, total, is_leaf=is_leaf)
+        def mean_leaf(g: Any, total: Any) -> Any:
+            if g is None:
+                return None
+            dtype = leaf_dtype(g)
+            return map_values(lambda values: narrow(values / every_k, dtype), total)
+
+        def update(total: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
+            mean = jax.tree.map(mean_leaf, updates, total, is_leaf=is_leaf)
             return inner.update(mean, inner_state, params, **extra_args)
 
-        total = add_leaves(updates, state.acc_grads)
-        made, left, inner_state = make_or_hold(emits, make, total, state.inner_state)
-        count = jnp.where(emits, 0, state.count + 1).astype(jnp.int32)
-        return made, AccumulateGradientsState(count, left, inner_state)
+        total = adds.add(state.acc_grads, updates)
+        outcome = cond_update(is_last, update, total, state.inner_state)
+        left = jax.tree.map(_left, updates, total, outcome.unused, is_leaf=is_leaf)
+        return outcome.updates, AccumulateGradientsState(
+            count=jnp.where(is_last, 0, state.count + 1).astype(jnp.int32),
+            acc_grads=adds.store(left),
+            inner_state=outcome.state,
+        )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _init_total(params: PyTree, rooms: dict[str, int]) -> PyTree:
-    """Zeros for each parameter; for a table that comes by rows, room for some of them."""
-    check_rows(rooms, params)
-
-    def init_leaf(path: tuple[Any, ...], zeros: Any) -> Any:
-        room = rooms.get(path_of(path))
-        return zeros if room is None else empty_rows(zeros, room, zeros.dtype)
-
-    # Not made dense first: under `jit` nothing is, and `init` is worth a jit for tables.
-    return jax.tree_util.tree_map_with_path(init_leaf, init_moment(params))
+def _left(g: Any, total: Any, unused: Any) -> Any:
+    """The sum after a call. Without a gradient in this call it waits for the next one."""
+    return total if g is None else unused

@@ -6,28 +6,28 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._dtypes import wide_dtype
-from rmsprop_optax._foundation._row_slices import values_of
+from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.leaves import map_values, narrow, touched_size
 
 
 def cautious(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Drops what ``inner`` does against the gradient that it was given.
+    r"""Drops the part of an update that has the sign of the gradient.
 
     $$u ← u c / \max(m, 10^{-3})$$
 
-    $c$ is 1 where $u g < 0$, else 0, and $m$ its mean over the leaf: what is left grows
-    by as much as was dropped. The state of ``inner`` is not touched.
+    $c$ is 1 where $u g < 0$, else 0, and $m$ is the mean of $c$ over the leaf: what is
+    left grows by as much as was dropped. The state of ``inner`` is not touched.
 
     Args:
       inner: The transformation, which descends (its updates point against gradients).
 
     Returns:
-      A transformation with the state of ``inner``. Extra arguments go to ``inner``.
+      A transformation with the state of ``inner``. Extra arguments go to ``inner``. One
+      of them is read: ``where``, a tree of boolean arrays like the updates, says which
+      elements count in the mean, as in `jax.numpy.mean`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -45,24 +45,30 @@ def cautious(
     inner = optax.with_extra_args_support(inner)
 
     def update_fn(
-        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        *,
+        where: PyTree = None,
+        **extra_args: Any,
     ) -> tuple[PyTree, PyTree]:
-        made, state = inner.update(updates, state, params, **extra_args)
-        return jax.tree.map(_agreeing, updates, made, is_leaf=is_leaf), state
+        if where is not None:
+            extra_args["where"] = where
+        new, state = inner.update(updates, state, params, **extra_args)
+        if where is None:
+            return jax.tree.map(_agreeing, updates, new, is_leaf=is_leaf), state
+        return jax.tree.map(_agreeing, updates, new, where, is_leaf=is_leaf), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)
 
 
-def _agreeing(g: Any, made: Any) -> Any:
-    """``made`` where it points against the gradient, grown by what was dropped."""
+def _agreeing(g: Any, update: Any, where: jax.Array | None = None) -> Any:
+    """``update`` where it points against the gradient, grown by what was dropped."""
     if g is None:
-        return made
-    gradient = values_of(g)
-
-    def drop(u: jax.Array) -> jax.Array:
-        wide = u.astype(wide_dtype(u.dtype))
-        agrees = (wide * jnp.conj(gradient)).real < 0
-        share = jnp.sum(agrees) / touched_size(g)
-        return narrow(wide * (agrees / jnp.maximum(share, 1e-3)), u.dtype)
-
-    return map_values(drop, made)
+        return update
+    dtype = wide_dtype(leaf_dtype(update))
+    wide = cast(update, dtype)
+    agrees = (wide * jnp.conj(cast(g, dtype))).real < 0
+    real = agrees.astype(wide.real.dtype)
+    share = jnp.mean(real, where=where) if jnp.size(g) else jnp.ones_like(real, shape=())
+    return narrow(wide * (real / jnp.maximum(share, 1e-3)), leaf_dtype(update))

@@ -1,24 +1,24 @@
-"""One rounding for a whole chain, instead of one for each of its stages."""
+"""Float32 inside, and one rounding at the end."""
 
 from typing import Any
 
 import jax
 import optax
 
-from rmsprop_optax._foundation._dtypes import cast, wide_dtype
-from rmsprop_optax._foundation._trees import is_leaf
+from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
+from rmsprop_optax._foundation._trees import is_inexact, is_leaf, map_values
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.leaves import leaf_dtype, map_values, narrow
 
 
 def in_float32(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs ``inner`` on gradients widened to float32, and rounds its updates once.
+    """Runs ``inner`` in float32 and rounds its updates once, to the gradients' dtype.
 
-    Each transformation returns updates in the dtype in which they came. In a chain of
-    them, bfloat16 gradients would be rounded after every stage; inside this, they are
-    rounded at its end. Wider gradients pass as they are.
+    Parameters and gradients of a narrower dtype are widened to float32, at ``init`` too.
+    So any transformation keeps float32 moments for bfloat16 parameters, and a chain
+    rounds once instead of after every stage. Wider dtypes pass as they are. The state
+    keeps the dtypes that it has at ``init``, whatever dtype the gradients have.
 
     Args:
       inner: The transformation, usually a chain.
@@ -30,30 +30,59 @@ def in_float32(
       >>> import jax.numpy as jnp, optax
       >>> import rmsprop_optax
       >>> g = jnp.array(1.0, jnp.bfloat16)
-      >>> slower = rmsprop_optax.scale_by_learning_rate(0.998, flip_sign=False)
-      >>> tx = optax.chain(*[slower] * 10)  # 0.998**10 = 0.9802
+      >>> tx = optax.chain(*[optax.scale(0.998)] * 10)  # 0.998**10 = 0.9802
       >>> print(tx.update(g, tx.init(g))[0])
       0.976562
       >>> print(rmsprop_optax.in_float32(tx).update(g, tx.init(g))[0])
       0.980469
+      >>> rmsprop_optax.in_float32(optax.trace(0.9)).init(g).trace.dtype
+      dtype('float32')
     """
     inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params: PyTree) -> PyTree:
+        return inner.init(jax.tree.map(_widen, params, is_leaf=is_leaf))
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         wide = jax.tree.map(_widen, updates, is_leaf=is_leaf)
-        made, state = inner.update(wide, state, params, **extra_args)
-        return jax.tree.map(_round_to, updates, made, is_leaf=is_leaf), state
+        if params is not None:
+            params = jax.tree.map(_widen, params, is_leaf=is_leaf)
+        new, new_state = inner.update(wide, state, params, **extra_args)
+        return round_to(updates, new), keep_dtypes(state, new_state)
 
-    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
-
-
-def _widen(update: Any) -> Any:
-    dtype = None if update is None else wide_dtype(leaf_dtype(update))
-    return map_values(lambda values: cast(values, dtype), update) if dtype else None
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _round_to(update: Any, made: PyTree) -> PyTree:
-    """``made`` in the dtype of ``update``; a leaf without a gradient as it was made."""
-    return made if update is None else narrow(made, leaf_dtype(update))
+def keep_dtypes(old: PyTree, new: PyTree) -> PyTree:
+    """``new`` in the dtypes of ``old``: Optax's moments follow those of the gradients."""
+
+    def keep(old_leaf: Any, leaf: Any) -> Any:
+        return cast(leaf, old_leaf.dtype) if hasattr(leaf, "dtype") else leaf
+
+    same = jax.tree.structure(old) == jax.tree.structure(new)
+    return jax.tree.map(keep, old, new) if same else new
+
+
+def round_to(updates: PyTree, new: PyTree) -> PyTree:
+    """``new`` in the dtypes of ``updates``."""
+    return jax.tree.map(_round_to, updates, new, is_leaf=is_leaf)
+
+
+def _widen(leaf: Any) -> Any:
+    return map_values(_widen_array, leaf) if is_inexact(leaf) else leaf
+
+
+def _widen_array(x: Any) -> Any:
+    dtype = wide_dtype(leaf_dtype(x))
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x.update(dtype=dtype)
+    return x if leaf_dtype(x) == dtype else cast(x, dtype)
+
+
+def _round_to(update: Any, new: PyTree) -> PyTree:
+    """``new`` in the dtype of ``update``; where there was no gradient, as it is."""
+    if update is None:
+        return new
+    return map_values(lambda values: narrow(values, leaf_dtype(update)), new)

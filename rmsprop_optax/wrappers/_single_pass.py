@@ -11,10 +11,10 @@ from jax.core import Tracer
 from jax.extend.core import Jaxpr, subjaxprs
 
 from rmsprop_optax._foundation._axes import is_varying
-from rmsprop_optax._foundation._places import place_of
+from rmsprop_optax._foundation._checks import check_whole_number
+from rmsprop_optax._foundation._state_leaves import owner_of
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax._foundation._validation import check_whole_number
 from rmsprop_optax.wrappers._written_step import (
     Moments,
     WrittenStep,
@@ -152,8 +152,8 @@ def _find_moments(
     moments: Moments = {}
     odd = set()
     for at, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(state)):
-        place = place_of(path, dense)
-        i = dense.get(()) if place is None else place.param  # one array has no path
+        owner = owner_of(path, dense)
+        i = None if owner is None else dense[owner.keys]
         # Counters and scales of blocks, in another shape, go with either form.
         if i is None or _kind(leaf)[0] != kinds[i][0]:
             continue

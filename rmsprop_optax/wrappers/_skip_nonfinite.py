@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._axes import check_axis_name
-from rmsprop_optax._foundation._counts import next_count
+from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._types import AxisName, PyTree
-from rmsprop_optax.leaves import all_finite
-from rmsprop_optax.wrappers._gate import make_or_hold
+from rmsprop_optax.wrappers._cond_update import cond_update
+from rmsprop_optax.wrappers._finite import all_finite
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -30,20 +30,21 @@ def skip_nonfinite(
 ) -> optax.GradientTransformationExtraArgs:
     """Drops a step whose gradients hold an infinity or a NaN.
 
-    The update is then zero and the inner state is what it was, clocks and accumulators
-    included, as if the batch had not been. Unlike `optax.apply_if_finite` it never gives
-    up: the state counts what was dropped, for you to watch.
+    The update is then zero and the inner state does not change, counts and accumulators
+    included. Unlike `optax.apply_if_finite` it never gives up: the state counts the
+    steps that were dropped.
 
     Args:
       inner: The transformation.
-      axis_name: Inside of `jax.shard_map` or `jax.pmap`, the axis (or axes) whose
-        devices share one verdict: what is not finite on one of them is dropped on all.
+      axis_name: Inside `jax.shard_map` or `jax.pmap`, the axis (or axes) whose devices
+        decide together: a gradient that is not finite on one of them drops the step on
+        all.
 
     Returns:
       A transformation. Extra arguments go to ``inner``.
 
     Raises:
-      TypeError: For an axis name that is none.
+      TypeError: For an axis name that is not a string or a tuple of strings.
       ValueError: At the first trace, for an axis that is not there.
 
     Examples:
@@ -70,13 +71,12 @@ def skip_nonfinite(
     ) -> tuple[PyTree, SkipNonfiniteState]:
         finite = all_finite(updates, axis_name)
 
-        def make(updates: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
+        def update(updates: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
             return inner.update(updates, inner_state, params, **extra_args)
 
-        made, _, inner_state = make_or_hold(finite, make, updates, state.inner_state)
-        total = jnp.where(
-            finite, state.total_notfinite, next_count(state.total_notfinite)
-        )
-        return made, SkipNonfiniteState(total, inner_state)
+        outcome = cond_update(finite, update, updates, state.inner_state)
+        total = state.total_notfinite
+        total = jnp.where(finite, total, next_count(total))
+        return outcome.updates, SkipNonfiniteState(total, outcome.state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -6,19 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._row_slices import RowSlices
-from rmsprop_optax._foundation._trees import is_leaf
+from rmsprop_optax._foundation._dtypes import leaf_dtype, real_dtype
+from rmsprop_optax._foundation._trees import is_inexact, is_leaf
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.leaves import leaf_dtype, map_values
 
 
-class RealPair(NamedTuple):
-    """A complex leaf inside of [`split_complex`][rmsprop_optax.split_complex].
-
-    Attributes:
-      real: The real part.
-      imag: The imaginary part.
-    """
+class _RealPair(NamedTuple):
+    """A complex leaf as ``inner`` sees it."""
 
     real: Any
     imag: Any
@@ -30,24 +24,27 @@ def split_complex(
     """Runs ``inner`` on the real and the imaginary part of each complex leaf by itself.
 
     PyTorch's way with complex parameters: each part has a second moment of its own,
-    where Optax and this library otherwise divide both by the root of the mean of |g|².
-    As `optax.contrib.split_real_and_imaginary`, but with infinities that stay where they
-    are, gradients that are None (give ``params`` then), and extra arguments.
+    where Optax and the other dialects divide both by the root of the mean of |g|². It
+    differs from `optax.contrib.split_real_and_imaginary` in three things: an infinite
+    part does not make the other one NaN, gradients may be None (give ``params`` then),
+    and the state keeps the parameters' own tree.
 
     Args:
       inner: The transformation.
 
     Returns:
-      A transformation with the state of ``inner``, in which each moment of a complex
-      parameter is a [`RealPair`][rmsprop_optax.RealPair].
+      A transformation with the state of ``inner``, in which a moment of a complex
+      parameter is one complex array: its real part is the moment of the real part, its
+      imaginary part that of the imaginary part. Extra arguments go to ``inner``.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> import rmsprop_optax
       >>> tx = rmsprop_optax.split_complex(rmsprop_optax.scale_by_rms(0.75, eps=0.0))
       >>> params = jnp.zeros(1, jnp.complex64)
-      >>> print(tx.update(jnp.array([3 - 0.5j]), tx.init(params), params)[0])
-      [2.-2.j]
+      >>> updates, state = tx.update(jnp.array([3 - 0.5j]), tx.init(params), params)
+      >>> print(updates, state.nu)
+      [2.-2.j] [2.25+0.0625j]
 
     References:
       PyTorch, `torch.view_as_real` in `torch/optim/rmsprop.py`.
@@ -55,45 +52,54 @@ def split_complex(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: PyTree) -> PyTree:
-        return inner.init(jax.tree.map(_split, params))
+        return _join(inner.init(_split(params)))
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         if params is None:
-            updates = jax.tree.map(_split, updates, is_leaf=is_leaf)
+            updates = _split(updates)
         else:
             updates = jax.tree.map(_split_as, updates, params, is_leaf=is_leaf)
-            params = jax.tree.map(_split, params)
-        made, state = inner.update(updates, state, params, **extra_args)
-        return jax.tree.map(_join, made, is_leaf=_is_pair_or_leaf), state
+            params = _split(params)
+        new, state = inner.update(updates, _split(state), params, **extra_args)
+        return _join(new), _join(state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _split(leaf: Any) -> Any:
-    if leaf is None or not jnp.issubdtype(leaf_dtype(leaf), jnp.complexfloating):
+def _split(tree: PyTree) -> PyTree:
+    return jax.tree.map(_split_leaf, tree)
+
+
+def _split_leaf(leaf: Any) -> Any:
+    if not (is_inexact(leaf) and jnp.issubdtype(leaf_dtype(leaf), jnp.complexfloating)):
         return leaf
-    return RealPair(map_values(jnp.real, leaf), map_values(jnp.imag, leaf))
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        part = leaf.update(dtype=real_dtype(leaf.dtype))
+        return _RealPair(part, part)
+    return _RealPair(jnp.real(leaf), jnp.imag(leaf))
 
 
 def _split_as(update: Any, p: PyTree) -> Any:
     """The gradient in as many parts as its parameter, also where it is None or real."""
-    if not (jax.tree_util.all_leaves([p]) and jnp.iscomplexobj(p)):
+    is_complex = is_inexact(p) and jnp.issubdtype(leaf_dtype(p), jnp.complexfloating)
+    if not is_complex:
         return update
     if update is None:
-        return RealPair(None, None)
-    return RealPair(map_values(jnp.real, update), map_values(jnp.imag, update))
+        return _RealPair(None, None)
+    return _RealPair(jnp.real(update), jnp.imag(update))
 
 
-def _is_pair_or_leaf(node: Any) -> bool:
-    return isinstance(node, RealPair) or is_leaf(node)
+def _join(tree: PyTree) -> PyTree:
+    def join(node: Any) -> Any:
+        if not isinstance(node, _RealPair):
+            return node
+        if node.real is None:
+            return None
+        # Not real + 1j * imag, which makes NaN of an infinite part. Moments of a narrow
+        # dtype have no complex counterpart, and become complex64.
+        dtype = jnp.promote_types(node.real.dtype, jnp.float32)
+        return jax.lax.complex(node.real.astype(dtype), node.imag.astype(dtype))
 
-
-def _join(node: Any) -> Any:
-    if not isinstance(node, RealPair):
-        return node
-    # Not real + 1j * imag, which makes NaN of an infinite part.
-    if isinstance(node.imag, RowSlices):
-        return map_values(lambda real: jax.lax.complex(real, node.imag.values), node.real)
-    return None if node.real is None else jax.lax.complex(node.real, node.imag)
+    return jax.tree.map(join, tree, is_leaf=lambda node: isinstance(node, _RealPair))

@@ -1,9 +1,7 @@
 """The one table: every public transformation, in each configuration worth a row."""
 
 from collections.abc import Callable
-from typing import Any
 
-import jax.numpy as jnp
 import optax
 import pytest
 
@@ -24,14 +22,9 @@ EVERYTHING = {
 }
 
 
-def _is_complex(path: str, param: Any) -> bool:
-    del path
-    return jnp.iscomplexobj(param)
-
-
 # However small the leaves: those of the tests are.
-ONE_BYTE = ro.MomentStorage("one_byte", block_size=4, min_size=0, keep_wide=_is_complex)
-BFLOAT16 = ro.MomentStorage("bfloat16", keep_wide=_is_complex)
+INT8 = ro.MomentStorage("int8", block_size=4, min_size=0)
+BFLOAT16 = ro.MomentStorage("bfloat16")
 
 TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "scale_by_rms": ro.scale_by_rms,
@@ -42,8 +35,6 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "scale_by_stddev, corrected": lambda: ro.scale_by_stddev(
         eps=1e-3, bias_correction=True
     ),
-    "trace": lambda: ro.trace(0.9),
-    "trace, nesterov": lambda: ro.trace(0.9, nesterov=True),
     "clip_by_value": lambda: ro.clip_by_value(0.5),
     "clip_by_norm": lambda: ro.clip_by_norm(0.5),
     "clip_by_global_norm": lambda: ro.clip_by_global_norm(0.5),
@@ -59,8 +50,6 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "scale_by_learning_rate, live": lambda: ro.scale_by_learning_rate(lambda: 0.1),
     "unscale_loss": lambda: ro.unscale_loss(8.0),
     "zeros_for_missing": ro.zeros_for_missing,
-    "negate": ro.negate,
-    "add_decayed_weights": lambda: ro.add_decayed_weights(0.1),
     "cautious": lambda: ro.cautious(ro.rmsprop(momentum=0.9)),
     "split_complex": lambda: ro.split_complex(ro.scale_by_rms()),
     "accumulate_gradients": lambda: ro.accumulate_gradients(ro.scale_by_rms(), 2),
@@ -70,11 +59,15 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
         ro.rmsprop(momentum=0.9, centered=True), min_size=0
     ),
     "in_float32": lambda: ro.in_float32(ro.scale_by_rms()),
-    "scale_by_stddev, bfloat16": lambda: ro.scale_by_stddev(moment_storage=BFLOAT16),
+    "lazy, optax.adam": lambda: ro.sparse.lazy(ro.in_float32(optax.adam(0.1))),
+    "low_precision, optax.adam": lambda: ro.sparse.lazy(
+        ro.low_precision(ro.in_float32(optax.adam(0.1)), INT8)
+    ),
+    "low_precision, bfloat16": lambda: ro.low_precision(ro.scale_by_stddev(), BFLOAT16),
     "rmsprop": ro.rmsprop,
     "rmsprop, momentum": lambda: ro.rmsprop(momentum=0.9),
     "rmsprop, everything": lambda: ro.rmsprop(**EVERYTHING),
-    "rmsprop, one byte": lambda: ro.rmsprop(momentum=0.9, moment_storage=ONE_BYTE),
+    "rmsprop, int8": lambda: ro.rmsprop(momentum=0.9, moment_storage=INT8),
     "tf_keras": lambda: ro.dialects.tf_keras(clipvalue=0.5, clipnorm=1.0, decay=0.1),
     "tf1": lambda: ro.dialects.tf1(0.1, momentum=0.9, centered=True),
     "torch": lambda: ro.dialects.torch(momentum=0.9, weight_decay=0.1, maximize=True),
@@ -85,7 +78,7 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
 }
 MARKS = {
     # Its programs are the longest, and its parts have rows and tests of their own.
-    "rmsprop, one byte": [pytest.mark.slow],
+    "rmsprop, int8": [pytest.mark.slow],
     # The switch is looked for, and `test_single_pass.py` runs this row with it too.
     "single_pass": [pytest.mark.filterwarnings("ignore:single_pass has no effect")],
 }

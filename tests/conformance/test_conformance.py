@@ -77,6 +77,11 @@ def _assert_close(a: Any, b: Any, rtol: float = 1e-5) -> None:
         np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-6)
 
 
+def _widens(make: Any) -> bool:
+    """`unscale_loss` returns float32, in which a small gradient does not vanish."""
+    return make is TABLE["unscale_loss"]
+
+
 @every_row
 @pytest.mark.parametrize(
     ("kept", "given"),
@@ -106,7 +111,8 @@ def test_one_compilation_and_a_state_that_stays_what_it_is(
             assert _signature(state) == _signature(states[0])
         assert not any(leaf[2] for leaf in _signature(states[0])[1])
         assert _signature(after) == _signature(params)
-        assert all(u.dtype == given for u in jax.tree.leaves(updates))
+        dtype = jnp.promote_types(given, "float32") if _widens(make) else given
+        assert all(u.dtype == dtype for u in jax.tree.leaves(updates))
         assert all(np.isfinite(p).all() for p in jax.tree.leaves(after))
 
 
@@ -173,16 +179,15 @@ def test_a_gradient_that_is_none_leaves_its_leaf(make: Callable[[], Any]) -> Non
     for _ in range(2):
         updates, state = tx.update(gradient, state, params)
     assert updates["b"] is None or not np.any(updates["b"])
+    at_init = make().init(params)
     for name in ("nu", "mu", "trace", "acc_grads"):
-        for _, moment in optax.tree.get_all_with_path(state, name):
+        for (_, moment), (_, before) in zip(
+            optax.tree.get_all_with_path(state, name),
+            optax.tree.get_all_with_path(at_init, name),
+            strict=True,
+        ):
             if isinstance(moment, dict):
-                chex.assert_trees_all_equal(moment["b"], _moment_at_init(make, name)["b"])
-
-
-def _moment_at_init(make: Callable[[], Any], name: str) -> Any:
-    """The moment as `init` makes it."""
-    state = make().init({"a": jnp.ones(2), "b": jnp.full(3, 5.0)})
-    return optax.tree.get_all_with_path(state, name)[0][1]
+                chex.assert_trees_all_equal(moment["b"], before["b"])
 
 
 @every_row
@@ -210,12 +215,13 @@ def test_tree_map_params_finds_the_moments(make: Callable[[], Any]) -> None:
     marked = optax.tree.map_params(tx, lambda leaf: leaf + 7, state)
     assert jax.tree.structure(marked) == jax.tree.structure(state)
     for name in ("nu", "mu", "trace", "ema", "acc_grads"):
-        for (_, a), (_, b) in zip(
+        for (path, a), (_, b) in zip(
             optax.tree.get_all_with_path(state, name),
             optax.tree.get_all_with_path(marked, name),
             strict=True,
         ):
-            _assert_close(jax.tree.map(lambda leaf: leaf + 7, a), b)
+            if "scales" not in str(path):
+                _assert_close(jax.tree.map(lambda leaf: leaf + 7, a), b)
 
 
 @every_row

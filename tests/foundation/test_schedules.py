@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax._foundation._counts import next_count
 from rmsprop_optax._foundation._schedules import as_schedule
 
 
@@ -49,9 +48,3 @@ def _any(*arguments: Any) -> Any:
 def test_every_kind_of_rate(rate: Any, at_three: float, wrap: Callable[..., Any]) -> None:
     value = wrap(as_schedule(rate))(jnp.array(3, jnp.int32))
     np.testing.assert_allclose(value, at_three, rtol=1e-6)
-
-
-def test_a_count_stops_before_it_overflows() -> None:
-    most = np.iinfo(np.int32).max
-    assert int(next_count(jnp.array(most - 1, jnp.int32))) == most
-    assert int(next_count(jnp.array(most, jnp.int32))) == most

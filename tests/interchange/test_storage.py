@@ -13,7 +13,7 @@ from rmsprop_optax.interchange._slots import read, write
 
 
 @pytest.mark.parametrize("centered", [False, True])
-@pytest.mark.parametrize("kind", ["one_byte", "bfloat16"])
+@pytest.mark.parametrize("kind", ["int8", "bfloat16"])
 def test_it_reads_values_and_keeps_them_as_before(kind: str, centered: bool) -> None:
     params = {"w": jnp.zeros((4, 64)), "b": jnp.zeros(3)}
     storage = ro.MomentStorage(kind, min_size=64)

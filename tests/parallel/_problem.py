@@ -14,8 +14,8 @@ from rmsprop_optax import scale_loss, sparse
 
 STEPS, BATCH, HEIGHT = 6, 48, 40
 
-# To the nearest: what is drawn at random depends on the part that a device has.
-IN_BLOCKS = ro.MomentStorage("one_byte", 8, rounding="nearest", min_size=100)
+# With stochastic rounding: the numbers that it draws are those of one device.
+IN_BLOCKS = ro.MomentStorage("int8", 8, min_size=100)
 
 # Together, every argument of the factory. The gradients' norm is about 1, so both clip.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -36,7 +36,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "eps_in_sqrt": False,
         "epsilon": 1e-2,
         "global_clipnorm": 0.1,
-        "axis_name": "data",
     },
     "average": {
         "use_ema": True,
@@ -49,23 +48,43 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "gradient_accumulation_steps": 2,
         "momentum": 0.5,
         "clipnorm": 0.05,
-        "axis_name": "data",
         "loss_scale_factor": 64.0,
     },
-    "skipping": {"skip_nonfinite": True, "axis_name": "data"},
-    "one byte": {"momentum": 0.9, "moment_storage": IN_BLOCKS},
+    "skipping": {"skip_nonfinite": True},
+    "int8": {"momentum": 0.9, "moment_storage": IN_BLOCKS},
+    "bfloat16": {"moment_storage": "bfloat16"},
 }
-ALONE = {"axis_name"}
 
 
 def mesh(count: int) -> Mesh:
     return Mesh(np.array(jax.devices()[:count]), ("data",))
 
 
-def make(arguments: dict[str, Any], *, axis: bool) -> Any:
-    """The factory's transformation, with or without the names of axes."""
-    given = {k: v for k, v in arguments.items() if axis or k not in ALONE}
-    return ro.rmsprop(**{"learning_rate": 0.05, **given})
+def make(arguments: dict[str, Any]) -> Any:
+    """The factory's transformation."""
+    return ro.rmsprop(**{"learning_rate": 0.05, **arguments})
+
+
+# Not the factory's: chains, wrappers and Optax's own.
+OTHERS: dict[str, Any] = {
+    "a clip in a chain": lambda: optax.chain(
+        ro.clip_by_global_norm(0.05), ro.rmsprop(0.05, momentum=0.9)
+    ),
+    "Optax's clip in a chain": lambda: optax.chain(
+        optax.clip_by_global_norm(0.05), optax.adam(0.05)
+    ),
+    "cautious": lambda: ro.cautious(ro.rmsprop(0.05, momentum=0.9)),
+    "skip_nonfinite": lambda: ro.skip_nonfinite(ro.rmsprop(0.05, clipnorm=0.05)),
+    "a loss scale": lambda: ro.dynamic_loss_scale(ro.rmsprop(0.05)),
+    "timm": lambda: ro.dialects.timm(0.05, momentum=0.9, caution=True),
+    "adamw in 8 bits": lambda: ro.low_precision(optax.adamw(0.05), IN_BLOCKS),
+    "partition": lambda: optax.partition(
+        {"a": optax.adam(0.05), "b": ro.rmsprop(0.05, global_clipnorm=0.05)},
+        {"table": "a", "layers": [("b", {"bias": "a"}), ("b", None)], "scale": "b"},
+    ),
+    "trust ratio": lambda: optax.lamb(0.05),
+    "block norms": lambda: optax.chain(optax.clip_by_block_rms(0.01), optax.sgd(0.05)),
+}
 
 
 def params(dtype: Any) -> Any:

@@ -110,7 +110,7 @@ def test_a_parameters_own_sharding_is_followed() -> None:
     }
 
 
-class Codes(ro.ScaleByRmsState):
+class Codes(optax.ScaleByRmsState):
     """Something kept in a parameter's place, of other shapes than its own."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmsprop_optax.rules import bias_correction, corrected_variance, variance
+from rmsprop_optax.rules import corrected_variance, lazy_variance, variance
 
 STEPS = 12
 _rounded = st.floats(-1e3, 1e3).map(lambda g: round(g, 6))
@@ -23,14 +23,9 @@ def _recurrence(gs: Any, decay: Any, corrected: bool) -> tuple[jax.Array, jax.Ar
 
     def step(carry: Any, g: jax.Array) -> tuple[Any, Any]:
         count, mu, nu = carry
-        count = count + 1
-        gain, keep = 1 - decay, decay
-        if corrected:
-            weight = bias_correction(decay, count)
-            gain = jnp.where(count > 1, (1 - decay) / weight, 1)
-            keep = decay * bias_correction(decay, count - 1) / weight
-        mu, nu = rule(g, mu, nu, decay, gain, keep)
-        return (count, mu, nu), (mu, nu)
+        beside = (count,) if corrected else ()
+        mu, nu = rule(g, mu, nu, decay, *beside)
+        return (count + 1, mu, nu), (mu, nu)
 
     zero = jnp.zeros(gs.shape[1:], gs.dtype)
     start = (jnp.asarray(0), zero, jnp.zeros(zero.shape, zero.real.dtype))
@@ -121,3 +116,19 @@ def test_complex_gradients_have_a_real_variance() -> None:
     assert nus.dtype == jnp.float64
     np.testing.assert_allclose(mus[-1], mu, rtol=1e-12)
     np.testing.assert_allclose(nus[-1], nu, rtol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [[0], [0, 1, 2, 3], [0, 7], [3, 4, 30], [40]])
+def test_of_a_row_with_fewer_values_than_steps(steps: list[int]) -> None:
+    """The lazy formula: m and v of its own values, the bias correction of the clock."""
+    decay, clock = 0.9, 41
+    gs = np.random.default_rng(3).normal(loc=5.0, size=len(steps))
+    mu = nu = jnp.asarray(0.0)
+    m = v = 0.0
+    for count, g in enumerate(gs):
+        mu, nu = corrected_variance(jnp.asarray(g), mu, nu, decay, jnp.asarray(count))
+        m, v = decay * m + (1 - decay) * g, decay * v + (1 - decay) * g * g
+    c = 1 - decay**clock
+    args = decay, jnp.asarray(len(steps)), jnp.asarray(clock)
+    expected = v / c - (m / c) ** 2
+    np.testing.assert_allclose(lazy_variance(mu, nu, *args), expected, rtol=2e-5)

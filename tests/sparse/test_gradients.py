@@ -137,7 +137,9 @@ def test_a_table_that_is_used_as_a_whole_is_an_error() -> None:
             return jnp.sum(rows) + jnp.sum(use(params["encoder"]["embedding"]))
 
         grad_fn = sparse.value_and_grad(loss, lambda p, ids: {"encoder/embedding": ids})
-        with pytest.raises((TypeError, AttributeError), match="leave it out of `ids`"):
+        with pytest.raises(
+            (TypeError, AttributeError), match="leave it out of the `ids`"
+        ):
             grad_fn(_params(), IDS)
 
 
@@ -175,9 +177,7 @@ def test_ids_that_were_not_announced_make_nan() -> None:
 def test_ids_outside_of_the_table() -> None:
     table = jnp.ones((10, 2))
     for known in ([-1], [10]):
-        with pytest.raises(
-            ValueError, match=f"Row {known[0]} is outside of a table of 10"
-        ):
+        with pytest.raises(ValueError, match=f"Row {known[0]} is outside a table of 10"):
             sparse.lookup(table, jnp.array(known))
         grad_fn = sparse.value_and_grad(
             lambda p: 0.0, lambda p, i=known: {"t": np.array(i)}
@@ -202,7 +202,7 @@ def test_ids_outside_of_the_table() -> None:
     ("announced", "error", "words"),
     [
         ({"embedding": [1]}, ValueError, r"`ids` names 'embedding'.*encoder/embedding"),
-        ({"bias": [1.5]}, TypeError, "ids of 'bias' must be integers, got float32"),
+        ({"bias": [1.5]}, TypeError, "ids of 'bias' must be integers, got float64"),
     ],
 )
 def test_what_is_announced_must_fit(announced: Any, error: Any, words: str) -> None:
@@ -212,5 +212,5 @@ def test_what_is_announced_must_fit(announced: Any, error: Any, words: str) -> N
 
 
 def test_float_ids_are_refused() -> None:
-    with pytest.raises(TypeError, match="Ids must be integers, got float32"):
+    with pytest.raises(TypeError, match="Ids must be integers, got float64"):
         sparse.lookup(jnp.ones((3, 2)), jnp.array([0.5]))

@@ -1,4 +1,4 @@
-"""Every transformation on rows: lazy, and equal to dense where all rows are touched."""
+"""`lazy` around every transformation, ours and Optax's, and what it refuses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import rmsprop_optax as ro
+from rmsprop_optax import sparse
 from rmsprop_optax.sparse import RowSlices
 from tests.conformance._table import EVERYTHING, ROWS, TABLE
 
@@ -19,7 +20,7 @@ HEIGHT = 6
 ACCUMULATES = {
     "rmsprop, everything": lambda: ro.rmsprop(**_everything()),
     "accumulate_gradients": lambda: ro.accumulate_gradients(
-        ro.scale_by_rms(), 2, rows={"table": HEIGHT}
+        sparse.lazy(ro.scale_by_rms()), 2, sparse.RowSums({"table": HEIGHT})
     ),
 }
 
@@ -29,7 +30,7 @@ def _everything() -> dict[str, Any]:
 
 
 def _rows(name: str) -> Callable[[], Any]:
-    return ACCUMULATES.get(name, TABLE[name])
+    return ACCUMULATES.get(name, lambda: sparse.lazy(TABLE[name]()))
 
 
 def _params(dtype: Any = jnp.float32) -> Any:
@@ -101,7 +102,7 @@ def test_jit_changes_nothing_and_padding_neither(name: str) -> None:
     tight = [
         {
             **g,
-            "table": RowSlices.trusted(
+            "table": RowSlices.from_sorted(
                 g["table"].indices[:2], g["table"].values[:2], (6, 3)
             ),
         }
@@ -162,9 +163,9 @@ def test_accumulation_is_the_union_of_the_rows() -> None:
     np.testing.assert_allclose(
         nu, optax.tree.get(expected_state, "nu")["table"], rtol=1e-5
     )
-    empty = optax.tree.get(state, "acc_grads")["table"]
-    assert empty.indices.tolist() == [HEIGHT] * 5
-    assert not np.any(empty.values)
+    empty = optax.tree.get(state, "acc_grads")
+    assert empty.rows["table"].tolist() == [HEIGHT] * 5
+    assert not np.any(empty.values["table"])
 
 
 def test_a_micro_step_moves_nothing() -> None:
@@ -175,7 +176,7 @@ def test_a_micro_step_moves_nothing() -> None:
     assert updates["table"].indices.tolist() == [HEIGHT] * 4
     after = optax.apply_updates(params, updates)
     np.testing.assert_array_equal(after["table"], params["table"])
-    assert optax.tree.get(state, "acc_grads")["table"].indices.tolist() == [1, 4, 6, 6]
+    assert optax.tree.get(state, "acc_grads").rows["table"].tolist() == [1, 4, 6, 6]
 
 
 def test_too_little_room_can_t_go_unnoticed() -> None:
@@ -187,22 +188,26 @@ def test_too_little_room_can_t_go_unnoticed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "words"),
+    ("rows", "error", "words"),
     [
-        ({"tables": 2}, "'tables', which is not a parameter with rows"),
-        ({"table": 0}, r"`rows\['table'\]` must be an integer that is at least 1"),
+        ({"tables": 2}, ValueError, "'tables', which is not a parameter with rows"),
+        ({"table": 0}, ValueError, r"`accumulate_rows\['table'\]` must be an integer"),
+        ({"table": 2.5}, TypeError, r"`accumulate_rows\['table'\]` must be an integer"),
+        (5, TypeError, "`accumulate_rows` must be a mapping from the path"),
+        ({3: 2}, TypeError, "`accumulate_rows` must be a mapping from the path"),
     ],
 )
-def test_rooms_that_do_not_fit(rows: dict[str, int], words: str) -> None:
-    tx = ro.accumulate_gradients(ro.scale_by_rms(), 2, rows=rows)
-    with pytest.raises(ValueError, match=words):
-        tx.init(_params())
+def test_numbers_of_rows_that_do_not_fit(rows: Any, error: Any, words: str) -> None:
+    with pytest.raises(error, match=words):
+        sparse.RowSums(rows).init(_params())
+    with pytest.raises(error, match=words):
+        ro.rmsprop(gradient_accumulation_steps=2, accumulate_rows=rows).init(_params())
 
 
 def test_kinds_that_do_not_fit_what_is_accumulated() -> None:
     by_rows, dense = _grads(0, [1])
     tx = ro.rmsprop(0.1, gradient_accumulation_steps=2)
-    with pytest.raises(ValueError, match=r"'table' comes by rows.*`rows=\{'table': n\}`"):
+    with pytest.raises(TypeError, match=r"'table' .*`accumulate_rows=\{'table': n\}`"):
         tx.update(by_rows, tx.init(_params()))
     tx = ro.rmsprop(0.1, gradient_accumulation_steps=2, accumulate_rows={"table": 2})
     with pytest.raises(ValueError, match=r"'table' is dense, and is to be accumul"):
@@ -256,7 +261,9 @@ def test_tables_of_any_rank(rank: int) -> None:
 def test_a_table_of_another_shape_is_named() -> None:
     rows = RowSlices(jnp.array([3]), jnp.ones((1, 3)), (7, 3))
     tx = ro.rmsprop()
-    with pytest.raises(ValueError, match=r"'table' has shape \(7, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"'table' .* has shape \(7, 3\).*nu/table' of shape \(6, 3\)"
+    ):
         tx.update({"table": rows, "dense": None}, tx.init(_params()))
 
 
@@ -286,3 +293,216 @@ def test_accumulated_rows_survive_a_checkpoint(tmp_path: Path) -> None:
     updates, _ = tx.update(second, restored, params)
     assert updates["table"].indices.tolist() == [1, 2, 4, HEIGHT]
     np.testing.assert_array_equal(updates["table"].values, expected["table"].values)
+
+
+OPTAX: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "rmsprop": lambda: optax.rmsprop(1e-2),
+    "rmsprop, momentum": lambda: optax.rmsprop(1e-2, momentum=0.9),
+    "rmsprop, centered": lambda: optax.rmsprop(1e-2, centered=True),
+    "rmsprop, Nesterov": lambda: optax.rmsprop(1e-2, momentum=0.9, nesterov=True),
+    "adam": lambda: optax.adam(1e-2),
+    "adamw": lambda: optax.adamw(1e-2, weight_decay=0.1),
+    "lion": lambda: optax.lion(1e-2),
+    "sgd": lambda: optax.sgd(1e-2, momentum=0.9),
+    "adagrad": lambda: optax.adagrad(1e-2),
+    "ema": lambda: optax.ema(0.9),
+    "a clipped chain": lambda: optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(1e-2)
+    ),
+    "a norm after epsilon 0": lambda: optax.chain(
+        optax.rmsprop(1e-2, eps=0.0), optax.clip_by_global_norm(0.01)
+    ),
+    "partition": lambda: optax.partition(
+        {"a": optax.adam(1e-2), "b": optax.rmsprop(1e-2)},
+        {"one": "a", "two": "b", "dense": "a"},
+    ),
+    "masked": lambda: optax.masked(
+        optax.adam(1e-2), {"one": True, "two": False, "dense": True}
+    ),
+    "inject_hyperparams": lambda: optax.inject_hyperparams(optax.adam)(1e-2),
+    "low_precision": lambda: ro.low_precision(
+        optax.adam(1e-2), ro.MomentStorage("int8", min_size=0, rounding="nearest")
+    ),
+    "ours": lambda: ro.rmsprop(**OURS),
+    "ours, corrected": lambda: ro.rmsprop(centered=True, bias_correction=True),
+    "timm": lambda: ro.dialects.timm(momentum=0.9, caution=True, weight_decay=0.1),
+    "torch": lambda: ro.dialects.torch(momentum=0.9, weight_decay=0.1),
+}
+OURS = dict(
+    momentum=0.9, centered=True, weight_decay=0.1, global_clipnorm=1.0, use_ema=True
+)
+INSIDE = {  # `lazy` inside of Optax's own wrappers
+    "in partition": lambda: optax.partition(
+        {"a": sparse.lazy(optax.adam(1e-2)), "b": sparse.lazy(optax.rmsprop(1e-2))},
+        {"one": "a", "two": "b", "dense": "a"},
+    ),
+    "in masked": lambda: optax.masked(
+        sparse.lazy(optax.adam(1e-2)), {"one": True, "two": True, "dense": False}
+    ),
+    "in inject_hyperparams": lambda: optax.inject_hyperparams(
+        lambda learning_rate: sparse.lazy(optax.adam(learning_rate))
+    )(1e-2),
+}
+HEIGHTS = {"one": 40, "two": 12}
+STEPS = 200
+
+
+def _draw(rng: np.random.Generator, name: str, count: int) -> tuple[Any, Any]:
+    """Ids with duplicates, of every second row only, and their gradients."""
+    ids = 2 * rng.integers(0, HEIGHTS[name] // 2, size=count)
+    return ids, rng.normal(size=(count, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", [*OPTAX, *INSIDE])
+def test_is_a_dense_run_on_each_row_when_it_is_touched(name: str) -> None:
+    """200 steps of two tables and a dense leaf.
+
+    The dense run has the touched rows of a step as its parameters and its state: what is
+    gathered and scattered here by hand, without padding, with NumPy.
+    """
+    inside = name in INSIDE
+    tx = INSIDE[name]() if inside else sparse.lazy(OPTAX[name]())
+    plain = OPTAX[name]() if not inside else INSIDE[name]()
+    rng = np.random.default_rng(0)
+    params = {
+        n: jnp.asarray(rng.normal(size=(h, 3)), jnp.float32) for n, h in HEIGHTS.items()
+    }
+    params["dense"] = jnp.asarray(rng.normal(size=3), jnp.float32)
+    steps = [
+        {**{n: _draw(rng, n, 6) for n in HEIGHTS}, "dense": rng.normal(size=3)}
+        for _ in range(STEPS)
+    ]
+    lazy_update, dense_update = jax.jit(tx.update), jax.jit(plain.update)
+    lazy_params, lazy_state = params, tx.init(params)
+    dense_params, dense_state = params, plain.init(params)
+    for step in steps:
+        dense = jnp.asarray(step["dense"], jnp.float32)
+        grads = {n: RowSlices(*step[n], (HEIGHTS[n], 3)) for n in HEIGHTS}
+        updates, lazy_state = lazy_update(
+            {**grads, "dense": dense}, lazy_state, lazy_params
+        )
+        lazy_params = optax.apply_updates(lazy_params, updates)
+
+        rows = {n: np.unique(step[n][0]) for n in HEIGHTS}
+        summed = {n: grads[n].to_dense()[rows[n]] for n in HEIGHTS}
+        small = {n: p[rows[n]] if n in rows else p for n, p in dense_params.items()}
+        cut = _by_table(dense_state, lambda n, x, rows=rows: x[rows[n]])
+        made, cut = dense_update({**summed, "dense": dense}, cut, small)
+        small = optax.apply_updates(small, made)
+        dense_params = {
+            n: p.at[rows[n]].set(small[n]) if n in rows else small[n]
+            for n, p in dense_params.items()
+        }
+        dense_state = _by_table(
+            cut, lambda n, new, old, rows=rows: old.at[rows[n]].set(new), dense_state
+        )
+    for a, b in zip(
+        jax.tree.leaves((lazy_params, lazy_state)),
+        jax.tree.leaves((dense_params, dense_state)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+    np.testing.assert_array_equal(lazy_params["one"][1::2], params["one"][1::2])
+
+
+def _by_table(state: Any, fn: Any, *others: Any) -> Any:
+    """``fn`` of the arrays of a state that belong to a table, by the end of their path."""
+
+    def change(keys: Any, leaf: Any, *rest: Any) -> Any:
+        name = jax.tree_util.keystr(keys[-1:], simple=True)
+        return fn(name, leaf, *rest) if name in HEIGHTS and leaf.ndim == 2 else leaf
+
+    return jax.tree_util.tree_map_with_path(change, state, *others)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+def test_padding_makes_no_nan_and_counts_in_no_norm(eps: float) -> None:
+    """One row of eight touched; a norm after the division by epsilon 0, and decay first."""
+    tx = sparse.lazy(
+        optax.chain(
+            optax.add_decayed_weights(0.5),
+            optax.scale_by_rms(eps=eps),
+            optax.clip_by_global_norm(1e-3),
+        )
+    )
+    table = jnp.full((5, 2), 7.0)
+    padded = RowSlices(jnp.full(8, 3), jnp.ones((8, 2)), (5, 2))
+    tight = RowSlices.from_sorted(padded.indices[:1], padded.values[:1], (5, 2))
+    updates = [tx.update(g, tx.init(table), table)[0] for g in (padded, tight)]
+    np.testing.assert_array_equal(updates[0].to_dense(), updates[1].to_dense())
+    assert np.isfinite(updates[0].values).all()
+
+
+def test_a_batch_that_touches_nothing() -> None:
+    tx = sparse.lazy(optax.adam(0.1))
+    table = jnp.ones((5, 2))
+    none = RowSlices(jnp.zeros(0, jnp.int32), jnp.zeros((0, 2)), (5, 2))
+    updates, _ = tx.update(none, tx.init(table), table)
+    np.testing.assert_array_equal(optax.apply_updates(table, updates), table)
+
+
+def test_a_row_that_comes_back_follows_the_lazy_formula() -> None:
+    """Centered and bias-corrected: m and v of the row, the clock of the table."""
+    tx = ro.rmsprop(1.0, centered=True, bias_correction=True, epsilon=1e-7)
+    table = jnp.zeros((2, 1))
+    state, m, v, update = tx.init(table), 0.0, 0.0, None
+    for t in range(1, 33):
+        row, g = (0, 1.0 if t == 1 else 2.0) if t in (1, 32) else (1, 0.3)
+        grads = RowSlices(jnp.array([row]), jnp.full((1, 1), g), (2, 1))
+        update, state = jax.jit(tx.update)(grads, state, table)
+        if row == 0:
+            m, v = 0.9 * m + 0.1 * g, 0.9 * v + 0.1 * g * g
+    c = 1 - 0.9**32
+    expected = -2.0 / np.sqrt(v / c - (m / c) ** 2 + 1e-7)
+    np.testing.assert_allclose(update.values[0, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda: optax.adafactor(1e-2, min_dim_size_to_factor=2),
+            r"'table' comes by rows.*v_\w+/table' of shape .* can't be cut",
+        ),
+        (
+            lambda: ro.accumulate_gradients(optax.adam(1e-2), 2),
+            r"acc_grads.*accumulate around `lazy`",
+        ),
+        (lambda: optax.MultiSteps(optax.adam(1e-2), 2), r"acc_grads.*around `lazy`"),
+        (
+            lambda: optax.scale_by_lbfgs(3),
+            r"diff_params_memory/table' of shape \(3, 6, 3\) can't be cut",
+        ),
+    ],
+)
+def test_a_state_that_has_no_rows_is_refused_by_its_name(make: Any, words: str) -> None:
+    tx = make()
+    tx = sparse.lazy(optax.GradientTransformationExtraArgs(tx.init, tx.update))
+    params = _params()
+    with pytest.raises(ValueError, match=words):
+        jax.jit(tx.update)(_grads(0, [1, 4])[0], tx.init(params), params)
+
+
+@pytest.mark.parametrize("make", [optax.sgd, ro.scale_by_rms, ro.clip_by_global_norm])
+def test_rows_without_lazy_are_refused_with_the_remedy(make: Any) -> None:
+    tx, params = make(0.1), _params()
+    with pytest.raises((TypeError, ValueError), match="sparse.lazy"):
+        tx.update(_grads(0, [1, 4])[0], tx.init(params), params)
+
+
+def test_a_model_with_functions_in_it_is_not_looked_at() -> None:
+    params = {"w": jnp.ones(3), "act": jax.nn.relu, "key": jax.random.key(0), "n": 3}
+    grads = {"w": jnp.ones(3), "act": None, "key": None, "n": None}
+    filtered = {"w": jnp.ones(3), "act": None, "key": None, "n": None}
+    for make in (
+        lambda: sparse.lazy(optax.adamw(0.1)),
+        lambda: ro.rmsprop(0.1, momentum=0.9, weight_decay=0.1, use_ema=True),
+        lambda: ro.rmsprop(0.1, moment_storage="bfloat16", skip_nonfinite=True),
+        lambda: ro.dialects.torch(momentum=0.9, weight_decay=0.1),
+        lambda: ro.dialects.timm(weight_decay=0.1),
+    ):
+        tx = make()
+        state = tx.init(filtered)
+        updates, new = tx.update(grads, state, params)
+        assert updates["act"] is None
+        assert jax.tree.structure(new) == jax.tree.structure(state)

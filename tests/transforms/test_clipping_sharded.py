@@ -122,7 +122,7 @@ def test_rows_of_a_table_that_is_sharded() -> None:
     heights = 5 * jnp.arange(4)[:, None]
     whole = sparse.RowSlices((ids + heights).ravel(), values.reshape(-1, 2), (20, 2))
     bias = jnp.array([3.0, 4.0])
-    tx = clip_by_global_norm(1.0, axis_name="data")
+    tx = sparse.lazy(clip_by_global_norm(1.0, axis_name="data"))
 
     def clip(ids: Any, values: Any, bias: Any) -> Any:
         grads = {"t": sparse.RowSlices(ids[0], values[0], (5, 2)), "b": bias}
@@ -133,7 +133,7 @@ def test_rows_of_a_table_that_is_sharded() -> None:
     table, clipped = jax.jit(
         jax.shard_map(clip, mesh=_mesh(4), in_specs=specs, out_specs=specs[1:])
     )(ids, values, bias)
-    expected = _outside(clip_by_global_norm(1.0), {"t": whole, "b": bias})
+    expected = _outside(sparse.lazy(clip_by_global_norm(1.0)), {"t": whole, "b": bias})
     np.testing.assert_allclose(table, expected["t"].to_dense(), rtol=1e-6)
     np.testing.assert_allclose(clipped, expected["b"], rtol=1e-6)
 
@@ -142,7 +142,7 @@ def test_rows_that_were_gathered_are_counted_once() -> None:
     ids = jnp.array([[0, 1, 1], [4, 1, 2], [2, 0, 1], [0, 0, 0]])
     values = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 2)), jnp.float32)
     whole = sparse.RowSlices(ids.ravel(), values.reshape(-1, 2), (6, 2))
-    tx = clip_by_global_norm(1.0, axis_name="data")
+    tx = sparse.lazy(clip_by_global_norm(1.0, axis_name="data"))
 
     def clip(ids: Any, values: Any) -> Any:
         def gather(x: Any) -> Any:
@@ -155,7 +155,7 @@ def test_rows_that_were_gathered_are_counted_once() -> None:
     clipped = jax.jit(
         jax.shard_map(clip, mesh=_mesh(4), in_specs=(spec, spec), out_specs=P())
     )(ids, values)
-    expected = _outside(clip_by_global_norm(1.0), whole)
+    expected = _outside(sparse.lazy(clip_by_global_norm(1.0)), whole)
     np.testing.assert_allclose(clipped, expected.to_dense(), rtol=1e-6)
 
 

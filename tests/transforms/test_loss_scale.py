@@ -1,6 +1,6 @@
 """The loss and its gradients agree on the scale, when that changes too."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import dynamic_loss_scale, rmsprop, scale_loss, unscale_loss
+from rmsprop_optax import (
+    dynamic_loss_scale,
+    rmsprop,
+    scale_loss,
+    skip_nonfinite,
+    unscale_loss,
+)
 
 
 def _loss(p: jax.Array) -> jax.Array:
@@ -56,10 +62,38 @@ def test_agrees_when_the_factor_is_a_schedule() -> None:
 def test_several_scales_are_an_error() -> None:
     params = jnp.array(1.0)
     twice = optax.chain(unscale_loss(2.0), unscale_loss(4.0))
+    with pytest.raises(ValueError, match="The state holds 2 of the loss scales"):
+        scale_loss(params, twice.init(params))
     nested = dynamic_loss_scale(rmsprop(loss_scale_factor=2.0))
-    for tx in (twice, nested):
-        with pytest.raises(ValueError, match="The state holds 2 of the loss scales"):
-            scale_loss(params, tx.init(params))
+    with pytest.raises(ValueError, match="has a loss scale already.*divided twice"):
+        nested.init(params)
+
+
+def test_the_name_of_a_parameter_is_not_a_loss_scale() -> None:
+    class Params(NamedTuple):
+        loss_scale: jax.Array
+
+    state = optax.trace(0.9).init(Params(jnp.zeros(())))
+    assert scale_loss(jnp.array(3.0), state) == 3.0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_gradient_too_small_for_its_dtype_once_it_is_unscaled(dtype: str) -> None:
+    """The gradient is 1e-8. Every order of wrappers gives the same update."""
+    p, g = jnp.ones(1, dtype), jnp.array([1e-8 * 2**15], dtype)
+    updates = [
+        tx.update(g, tx.init(p), p)[0]
+        for tx in (
+            rmsprop(1.0, loss_scale_factor=2.0**15),
+            dynamic_loss_scale(rmsprop(1.0)),
+            skip_nonfinite(dynamic_loss_scale(rmsprop(1.0))),
+            dynamic_loss_scale(skip_nonfinite(rmsprop(1.0))),
+            optax.chain(unscale_loss(2.0**15), rmsprop(1.0)),
+            rmsprop(1.0, loss_scale_factor=2.0**15, skip_nonfinite=True),
+        )
+    ]
+    for update in updates:
+        np.testing.assert_allclose(update.astype(float), -3.16e-05, rtol=1e-2)
 
 
 def test_without_a_scale_the_loss_is_itself() -> None:

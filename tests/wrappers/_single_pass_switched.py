@@ -176,7 +176,7 @@ def test_without_parameters() -> None:
         np.testing.assert_allclose(a, b, rtol=2e-5)
 
 
-@pytest.mark.parametrize("storage", ["bfloat16", "one_byte"])
+@pytest.mark.parametrize("storage", ["bfloat16", "int8"])
 def test_what_can_t_be_in_one_loop_stays_as_it_is(storage: str) -> None:
     narrow = ro.MomentStorage(storage, min_size=0)
     inner, params = ro.rmsprop(0.1, momentum=0.9, moment_storage=narrow), _params()

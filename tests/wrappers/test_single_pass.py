@@ -124,7 +124,7 @@ WIDE_UNDER_4 = {"min_size": 4}
         ({"momentum": 0.9, "centered": True, "use_ema": True}, 4, 4),
         ({"moment_storage": "bfloat16"}, 0, 0),
         ({"moment_storage": ro.MomentStorage("bfloat16", **WIDE_UNDER_4)}, 1, 0),
-        ({"moment_storage": ro.MomentStorage("one_byte", **WIDE_UNDER_4)}, 1, 0),
+        ({"moment_storage": ro.MomentStorage("int8", **WIDE_UNDER_4)}, 1, 0),
     ],
 )
 def test_which_moments_can_be_in_one_loop(

@@ -1,0 +1,141 @@
+"""Trees of gradients, parameters and moments side by side, and errors that name a leaf.
+
+Leaves are checked at `init` and when `update` is first traced, so that no message comes
+from inside XLA.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rmsprop_optax._foundation._trees import (
+    align,
+    is_gradient_leaf,
+    leaves_with_paths,
+)
+from rmsprop_optax._foundation._types import PyTree
+
+MOMENTS = "parameters that the optimizer state was made for"
+PARAMS = "parameters"
+
+
+def check_parameters(params: PyTree) -> None:
+    """Every leaf is None or a floating-point or complex array."""
+    for path, leaf in leaves_with_paths(params):
+        if leaf is None:
+            continue
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None and isinstance(leaf, (bool, int, float, complex)):
+            dtype = jnp.result_type(leaf)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            what = f"is {leaf!r}, not an array" if dtype is None else f"has dtype {dtype}"
+            raise TypeError(
+                f"Parameter '{path}' {what}: only floating-point and complex "
+                "parameters can be trained. Keep it out of the optimizer with "
+                "`optax.masked` or `optax.partition`, or filter the tree "
+                "(`equinox.filter(model, equinox.is_inexact_array)`)."
+            )
+
+
+def check_has_params(params: PyTree, transform: str) -> None:
+    """The transformation was given the parameters."""
+    if params is None:
+        raise ValueError(
+            f"`{transform}` needs the parameters, got `params=None`: "
+            "call `tx.update(grads, opt_state, params)`."
+        )
+
+
+def check_found_once(found: list[str], what: str, remedy: str) -> None:
+    """The state holds one such thing at most."""
+    if len(found) > 1:
+        raise ValueError(f"The state holds {len(found)} of {what}: {found}. {remedy}")
+
+
+def check_can_hold(held: Any, new: jax.Array) -> None:
+    """A real moment can't hold a complex value."""
+    if jnp.iscomplexobj(new) and not jnp.iscomplexobj(held):
+        raise TypeError(
+            f"A gradient of shape {jnp.shape(new)} is complex, but its moment has dtype "
+            f"{held.dtype}: the parameter was real when `tx.init` was called. "
+            "Take the gradient's real part, or make the parameter complex."
+        )
+
+
+def check_dense(updates: PyTree) -> None:
+    """No gradient comes by rows, which only transformations inside `sparse.lazy` take."""
+    for path, g in leaves_with_paths(updates):
+        if is_gradient_leaf(g):
+            raise TypeError(f"Gradient '{path}' {_wants_arrays(g)}")
+
+
+def _wants_arrays(g: Any) -> str:
+    return (
+        f"is {g!r}, and this transformation takes arrays: wrap it, alone or with the "
+        "chain that it is in, in `sparse.lazy`."
+    )
+
+
+def aligned(updates: PyTree, *others: PyTree, what: str) -> list[list[Any]]:
+    """Leaves side by side; an error names the first path that does not match."""
+    rows = align(updates, *others)
+    if rows is None:
+        raise ValueError(structure_message(updates, others, what))
+    for index, (update, *rest) in enumerate(rows):
+        problem = _leaf_problem(update, rest, what)
+        if problem:
+            # Paths are made only here: on a thousand leaves they take a while.
+            path = list(leaves_with_paths(updates))[index][0]
+            raise (TypeError if is_gradient_leaf(update) else ValueError)(
+                f"Gradient '{path}' {problem}"
+            )
+    return rows
+
+
+def structure_message(updates: PyTree, others: tuple[PyTree, ...], what: str) -> str:
+    """What does not match between trees of different structures."""
+    have = {path for path, _ in leaves_with_paths(updates)}
+    for other in others:
+        want = {path for path, _ in leaves_with_paths(other)}
+        if want != have:
+            parts = {
+                "missing": sorted(want - have),
+                "not known": sorted(have - want),
+            }
+            listed = "; ".join(
+                f"{name}: {', '.join(paths[:5])}{' ...' if len(paths) > 5 else ''}"
+                for name, paths in parts.items()
+                if paths
+            )
+            return (
+                f"The gradients do not have the tree of the {what} ({listed}). "
+                "Use the parameters that `tx.init` was called with; "
+                "a leaf without a gradient is None."
+            )
+    structures = [jax.tree.structure(tree) for tree in (updates, *others)]
+    return (
+        f"The gradients have the leaves of the {what}, in containers of other types: "
+        f"{structures[0]} against {structures[1:]}."
+    )
+
+
+def _leaf_problem(update: Any, others: list[Any], what: str) -> str:
+    if update is None:
+        return ""
+    if is_gradient_leaf(update):
+        return _wants_arrays(update)
+    shape = jnp.shape(update)
+    for other in others:
+        if other is None:
+            return (
+                f"is an array of shape {shape}, but the {what} have None there: this "
+                "leaf was None when `tx.init` was called."
+            )
+        if shape != jnp.shape(other):
+            return (
+                f"has shape {shape}, the {what} have shape {jnp.shape(other)} there: "
+                "call `tx.init` again for parameters of another shape, or give the "
+                "gradient of the loss, not of a batch."
+            )
+    return ""

@@ -1,0 +1,201 @@
+"""Checks of arguments, and their wording.
+
+Values are checked where an optimizer is built. What may be traced is checked only
+while it is concrete: a tracer passes.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def _concrete_scalar(name: str, value: Any, kind: str) -> float | None:
+    """The number that ``value`` holds, or None while it is traced."""
+    expected = f"`{name}` must be {kind}, got {value!r}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.generic, np.ndarray, jax.Array)
+    ):
+        raise TypeError(f"{expected} of type {type(value).__name__}.")
+    if np.shape(value) != ():
+        raise ValueError(f"{expected} of shape {np.shape(value)}: give a scalar.")
+    if not isinstance(value, (int, float)) and not _is_real(value.dtype):
+        raise TypeError(f"{expected} of dtype {value.dtype}.")
+    if isinstance(value, Tracer):
+        return None
+    if isinstance(value, int) and abs(value) > np.iinfo(np.int32).max:
+        raise ValueError(f"{expected}, which int32 can't hold: give a float.")
+    return float(value)
+
+
+def _is_real(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+
+
+def _check_that(holds: Callable[[float], bool], name: str, value: Any, kind: str) -> None:
+    number = _concrete_scalar(name, value, kind)
+    if number is None:
+        return
+    if not holds(number):
+        raise ValueError(f"`{name}` must be {kind}, got {value!r}.")
+    dtype = jnp.result_type(float)
+    with np.errstate(over="ignore"):
+        rounded = float(np.asarray(number).astype(dtype))
+    if not holds(rounded):
+        raise ValueError(
+            f"`{name}` must be {kind}, got {value!r}, which is {rounded} in {dtype}."
+        )
+
+
+def check_decay(name: str, value: Any) -> None:
+    """A decay of a running mean: in [0, 1)."""
+    _check_that(lambda x: 0 <= x < 1, name, value, "a number in [0, 1)")
+
+
+def check_closed_decay(name: str, value: Any) -> None:
+    """A decay that may also be one: in [0, 1]."""
+    _check_that(lambda x: 0 <= x <= 1, name, value, "a number in [0, 1]")
+
+
+def check_non_negative(name: str, value: Any) -> None:
+    """A finite number, at least 0."""
+    _check_that(
+        lambda x: 0 <= x < math.inf, name, value, "a finite number that is at least 0"
+    )
+
+
+def check_positive(name: str, value: Any) -> None:
+    """A finite number, greater than 0."""
+    _check_that(lambda x: 0 < x < math.inf, name, value, "a finite number greater than 0")
+
+
+def check_whole_number(name: str, value: Any, least: int) -> None:
+    """A whole number, by type too: 2.0 is refused."""
+    kind = f"an integer that is at least {least}"
+    number = _concrete_scalar(name, value, kind)
+    if not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        raise TypeError(f"`{name}` must be {kind}, got {value!r}.")
+    if number is not None and number < least:
+        raise ValueError(f"`{name}` must be {kind}, got {value!r}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """True or False, not what is merely truthy."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            f"`{name}` must be True or False, got {value!r}: it decides which "
+            "transformations there are, so it can't be traced or scheduled."
+        )
+
+
+def check_name(name: str, value: Any) -> None:
+    """A string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"`{name}` must be a string that is not empty, got {value!r}.")
+
+
+def check_at_most_one(given: Mapping[str, Any]) -> None:
+    """Of arguments that exclude each other, at most one is not None."""
+    present = {name: value for name, value in given.items() if value is not None}
+    if len(present) > 1:
+        names = ", ".join(f"`{name}`" for name in given)
+        received = ", ".join(f"{name}={value!r}" for name, value in present.items())
+        raise ValueError(
+            f"At most one of {names} can be given, got {received}. To clip twice, "
+            "chain the clipping transforms yourself, before `rmsprop`."
+        )
+
+
+def check_has_effect(name: str, value: Any, default: Any, needed: str) -> None:
+    """An argument that has no effect without ``needed`` keeps its default."""
+    # `optax.inject_hyperparams` hands every number over as an array, defaults too.
+    if value is default or isinstance(value, jax.Array):
+        return
+    if not isinstance(value, (bool, int, float, np.number)) or value != default:
+        raise ValueError(
+            f"`{name}`={value!r} has no effect without `{needed}`: give that too, or "
+            f"leave `{name}` out."
+        )
+
+
+def count_required_arguments(name: str, function: Callable[..., Any]) -> int:
+    """How many arguments the learning-rate callable takes: 0 or 1, or an error."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a builtin without a signature: a schedule, as Optax has it
+        return 1
+    required = sum(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )
+    if required == 0 and any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 1
+    if required > 1 or any(
+        p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters
+    ):
+        raise TypeError(
+            f"`{name}` must be a number, a schedule that takes one argument (the "
+            "step), or a callable that takes none (read at every step), got "
+            f"{function!r} with the signature {inspect.signature(function)}. "
+            "Bind its other arguments with `functools.partial`."
+        )
+    return required
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """One of a few words."""
+    if not isinstance(value, str) or value not in choices:
+        listed = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"`{name}` must be {listed}, got {value!r}.")
+
+
+def check_float_dtype(name: str, value: Any, other: str) -> None:
+    """A real floating dtype, where a name like ``other`` was possible too."""
+    expected = f'`{name}` must be "{other}" or a floating dtype like "bfloat16"'
+    if isinstance(value, (jax.Array, np.ndarray)):
+        raise TypeError(
+            f"{expected}, got an array: `optax.inject_hyperparams` takes `jnp.bfloat16` "
+            'for a schedule; give it the name, "bfloat16".'
+        )
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        raise ValueError(f"{expected}, got {value!r}.") from None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{expected}, got {value!r}, which is {dtype}.")
+
+
+def check_mask(name: str, value: Any) -> None:
+    """A tree of booleans, or a function that returns one."""
+    if callable(value):
+        if count_required_arguments(name, value) != 1:
+            raise TypeError(
+                f"`{name}` must be a function of the parameters, got {value!r}."
+            )
+        return
+    leaves = jax.tree.leaves(value)
+    wrong = [x for x in leaves if not isinstance(x, (bool, np.bool_))]
+    if wrong or not leaves:
+        got = repr(wrong[0]) if wrong else repr(value)
+        raise TypeError(
+            f"`{name}` must be a tree of booleans or a function of the parameters that "
+            f"returns one, got {got}: to name parameters by their paths, use "
+            '`exclude_paths("bias", "norm")`. Under `optax.inject_hyperparams` name '
+            f'it in `static_args=("{name}",)`.'
+        )
+
+
+def check_mapping(name: str, value: Any, check: Callable[[str, Any], None]) -> None:
+    """A mapping from strings, whose values pass ``check``."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError(
+            f"`{name}` must be a mapping from the path of a parameter, such as "
+            f"'encoder/embedding', got {value!r}."
+        )
+    for key, item in value.items():
+        check(f"{name}['{key}']", item)

@@ -1,0 +1,107 @@
+"""Applies an elementwise rule to each leaf: alignment, missing gradients and dtypes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rmsprop_optax._foundation._alignment import (
+    MOMENTS,
+    PARAMS,
+    aligned,
+    check_can_hold,
+    check_parameters,
+)
+from rmsprop_optax._foundation._dtypes import (
+    cast,
+    leaf_dtype,
+    narrow,
+    real_dtype,
+    wide_dtype,
+)
+from rmsprop_optax._foundation._trees import is_leaf, rebuild
+from rmsprop_optax._foundation._types import PyTree, Scalar
+
+
+def init_moment(params: PyTree, fill: Scalar = 0.0, *, real: bool = False) -> PyTree:
+    """A moment for each parameter: its shape and sharding, its dtype or float32.
+
+    ``real`` moments (of squares) are real for complex parameters too.
+    """
+    check_parameters(params)
+
+    def init_leaf(p: Any) -> Any:
+        if p is None:
+            return None
+        dtype = wide_dtype(jnp.result_type(p))
+        return jnp.full_like(p, fill, dtype=real_dtype(dtype) if real else dtype)
+
+    return jax.tree.map(init_leaf, params, is_leaf=is_leaf)
+
+
+def map_moments(
+    rule: Callable[..., tuple[jax.Array, ...]],
+    updates: PyTree,
+    *moments: PyTree,
+    params: PyTree = None,
+    beside: PyTree = None,
+) -> tuple[PyTree, ...]:
+    """Applies ``rule(g, *moments)``, or ``rule(g, *moments, p)``, to each leaf.
+
+    ``p`` is a leaf of ``params``, which have the shapes of the updates, or of ``beside``,
+    which need not.
+
+    The rule returns the update and the new moments; this returns them as trees. It
+    computes in float32, or wider where the gradient or a moment is wider. The update
+    keeps the dtype of the gradient, and a moment keeps its own. Where the gradient is
+    None the update is None and the moments do not change.
+    """
+    rows = aligned(updates, *moments, what=MOMENTS)
+    weights: list[tuple[Any, ...]] = [()] * len(rows)
+    if params is not None:
+        weights = [(p,) for _, p in aligned(updates, params, what=PARAMS)]
+    if beside is not None:
+        weights = [(x,) for x in jax.tree.leaves(beside, is_leaf=is_leaf)]
+    columns = [
+        _apply(rule, g, held, p) for (g, *held), p in zip(rows, weights, strict=True)
+    ]
+    return tuple(
+        rebuild(updates, [column[i] for column in columns])
+        for i in range(len(moments) + 1)
+    )
+
+
+def map_leaves(
+    rule: Callable[..., jax.Array], updates: PyTree, *, params: PyTree = None
+) -> PyTree:
+    """Applies a rule without moments to each leaf: ``rule(g)``, or ``rule(g, p)``."""
+    (updates,) = map_moments(lambda *row: (rule(*row),), updates, params=params)
+    return updates
+
+
+def wide_leaves(updates: PyTree) -> list[jax.Array]:
+    """The gradients that are not None, in float32 or wider: for a rule on all of them."""
+    leaves = jax.tree.leaves(updates, is_leaf=is_leaf)
+    return [cast(g, wide_dtype(leaf_dtype(g))) for g in leaves if g is not None]
+
+
+def _apply(
+    rule: Callable[..., tuple[jax.Array, ...]],
+    g: Any,
+    held: list[Any],
+    params: tuple[Any, ...],
+) -> tuple[Any, ...]:
+    if g is None:
+        return None, *held
+    dtype = leaf_dtype(g)
+    wide = wide_dtype(dtype)
+    for moment in held:
+        wide = jnp.promote_types(wide, real_dtype(moment.dtype))
+    moments = (cast(m, jnp.promote_types(m.dtype, real_dtype(wide))) for m in held)
+    weights = (cast(p, leaf_dtype(p)) for p in params)
+    update, *new = rule(cast(g, wide), *moments, *weights)
+    for old, moment in zip(held, new, strict=True):
+        check_can_hold(old, moment)
+    kept = (cast(moment, old.dtype) for old, moment in zip(held, new, strict=True))
+    return narrow(update, dtype), *kept

@@ -1,0 +1,56 @@
+"""Which parameter a leaf of an optimizer state belongs to, and what the leaf is called.
+
+Transformations keep a moment in the parameters' own tree. So the path of a moment ends
+with the path of its parameter, and the last named field before that is its name.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rmsprop_optax._foundation._trees import Keys, leaves_with_keys
+from rmsprop_optax._foundation._types import PyTree
+
+SECOND_MOMENTS = frozenset({"nu", "nu_max", "v", "sum_of_squares", "e_g", "e_x"})
+"""Fields of Optax's states, and of ours, that hold running means or sums of squares."""
+
+
+class Owner(NamedTuple):
+    """What the path of a state leaf says about it.
+
+    Attributes:
+      keys: The path of the parameter.
+      field: The last named field before it, such as ``nu``; "" where there is none.
+    """
+
+    keys: Keys
+    field: str
+
+
+def parameter_shapes(params: PyTree) -> dict[Keys, tuple[int, ...] | None]:
+    """The shape of every parameter by its path; None for what is no array."""
+    return {
+        keys: jnp.shape(leaf) if hasattr(leaf, "shape") or jnp.isscalar(leaf) else None
+        for keys, leaf in leaves_with_keys(params)
+    }
+
+
+def owner_of(keys: Keys, params: Collection[Keys]) -> Owner | None:
+    """The parameter whose path ends that of a state leaf; of several, the longest path.
+
+    The empty path, that of parameters which are one array, ends every path: what it
+    returns is to be checked by shape.
+    """
+    for length in sorted({len(path) for path in params}, reverse=True):
+        start = len(keys) - length
+        if start >= 0 and keys[start:] in params:
+            return Owner(keys[start:], field_of(keys[:start]))
+    return None
+
+
+def field_of(keys: Keys) -> str:
+    """The last name of a field (of a NamedTuple) in a path."""
+    names = [key.name for key in keys if isinstance(key, jax.tree_util.GetAttrKey)]
+    return names[-1] if names else ""

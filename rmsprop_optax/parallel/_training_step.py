@@ -1,0 +1,177 @@
+"""A training step whose transformation sees whole arrays, sharded or not.
+
+The loss and the means of the gradients run inside `jax.shard_map`, the transformation
+outside of it, under `jax.jit`. There an array is whole to the program, whatever its
+sharding, so every transformation computes what it computes on one device.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rmsprop_optax._foundation._axes import axis_size, check_divides, names_of
+from rmsprop_optax._foundation._checks import check_flag, check_whole_number
+from rmsprop_optax._foundation._trees import is_leaf
+from rmsprop_optax._foundation._types import AxisName, PyTree
+from rmsprop_optax.parallel._gradients import Loss, local_outcome, mean_over_devices
+from rmsprop_optax.parallel._placing import place
+from rmsprop_optax.parallel._state_sharding import first_split, shardings_like
+from rmsprop_optax.wrappers._loss_scale import scale_loss
+
+
+class TrainingStep:
+    """A compiled training step.
+
+    It is called with parameters, state, batch and perhaps a key, and keeps none of them.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        tx: optax.GradientTransformation,
+        mesh: Mesh,
+        axis: AxisName,
+        *,
+        shards_state: bool,
+    ) -> None:
+        self._count = axis_size(mesh, axis)
+        check_flag("has_aux", loss.has_aux)
+        check_whole_number("micro_steps", loss.micro_steps, least=1)
+        self._loss, self._tx, self._mesh, self._axis = loss, tx, mesh, axis
+        self._shards_state = shards_state
+        self._programs: dict[Any, Any] = {}
+
+    def __call__(
+        self, params: PyTree, opt_state: PyTree, batch: PyTree, key: Any = None
+    ) -> tuple[Any, ...]:
+        """One step: ``(params, opt_state, loss)``, and aux with ``has_aux``."""
+        program, args = self._arrange(params, opt_state, batch, key)
+        return program(*args)
+
+    def lower(
+        self, params: PyTree, opt_state: PyTree, batch: PyTree, key: Any = None
+    ) -> Any:
+        """The program that would run: ``.compile()`` it to read it, or its memory."""
+        program, args = self._arrange(params, opt_state, batch, key)
+        return program.lower(*args)
+
+    def _arrange(
+        self, params: PyTree, opt_state: PyTree, batch: PyTree, key: Any
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """The program for these parameters, and its arguments on their devices."""
+        micro_steps, into = self._loss.micro_steps, f"{self._count} devices"
+        if micro_steps > 1:
+            into += f" with {micro_steps} micro-steps each"
+        check_divides(batch, self._count * micro_steps, into)
+        whole = NamedSharding(self._mesh, PartitionSpec())
+        params = place(params, whole, self._axis, "Parameter")
+        leaves, structure = jax.tree.flatten(params)
+        kind = structure, tuple((p.shape, p.dtype) for p in leaves)
+        known = self._programs.get(kind)
+        shardings = known[1] if known else self._state_shardings(params)
+        opt_state = place(opt_state, shardings, self._axis, "Optimizer state")
+        if known is None:
+            out = jax.tree.map(lambda x: x.sharding, (params, opt_state))
+            known = self._programs[kind] = self._compile(*out), shardings
+        batch = jax.device_put(batch, NamedSharding(self._mesh, self._split))
+        key = place(key, whole, self._axis, "Key")
+        return known[0], (params, opt_state, batch, key)
+
+    def _state_shardings(self, params: PyTree) -> PyTree:
+        axis = self._axis if self._shards_state else None
+        return shardings_like(self._tx, params, self._mesh, axis)
+
+    @property
+    def _split(self) -> PartitionSpec:
+        return PartitionSpec(self._axis)
+
+    def _compile(self, params: PyTree, opt_state: PyTree) -> Any:
+        """The jitted step; its arguments are the shardings of what it returns."""
+        whole = NamedSharding(self._mesh, PartitionSpec())
+        beside = (whole,) if self._loss.has_aux else ()
+        return jax.jit(
+            self._train,
+            donate_argnums=(0, 1),
+            out_shardings=(params, opt_state, whole, *beside),
+        )
+
+    def _train(
+        self, params: PyTree, opt_state: PyTree, batch: PyTree, key: Any
+    ) -> tuple[Any, ...]:
+        loss_scale = scale_loss(jnp.ones(()), opt_state)
+        grads, loss, aux = self._means(params, loss_scale, batch, key)
+        parts = jax.tree.map(self._part, grads, params, is_leaf=is_leaf)
+        updates, opt_state = self._tx.update(grads, opt_state, parts)
+        params = optax.apply_updates(parts, updates)
+        return params, opt_state, loss, *((aux,) if self._loss.has_aux else ())
+
+    def _means(
+        self, params: PyTree, loss_scale: jax.Array, batch: PyTree, key: Any
+    ) -> tuple[PyTree, jax.Array, PyTree]:
+        """The mean gradients, loss and aux; sharded gradients where the state is."""
+        whole, split = PartitionSpec(), self._split
+        shard_map = partial(
+            jax.shard_map, mesh=self._mesh, axis_names=set(names_of(self._axis))
+        )
+
+        # In two steps: the trees of gradients and aux are known after the first one, and
+        # the second needs them for its `out_specs`. A new first axis costs nothing.
+        def local(params: PyTree, scale: jax.Array, batch: PyTree, key: Any) -> PyTree:
+            outcome = local_outcome(self._loss, params, scale, batch, key, self._axis)
+            return jax.tree.map(lambda x: x[None], outcome)
+
+        def means(stacked: PyTree) -> PyTree:
+            outcome = jax.tree.map(lambda x: x[0], stacked)
+            return jax.tree.map(self._mean, outcome, dims, is_leaf=is_leaf)
+
+        stacked = shard_map(
+            local, in_specs=(whole, whole, split, whole), out_specs=split
+        )(params, loss_scale, batch, key)
+        dims = self._dims(stacked)
+        specs = jax.tree.map(self._spec, stacked, dims, is_leaf=is_leaf)
+        return shard_map(means, in_specs=split, out_specs=specs)(stacked)
+
+    def _dims(self, stacked: Any) -> Any:
+        """For each leaf the dimension that is reduce-scattered; -1: it stays whole."""
+
+        def dim(leaf: Any) -> int:
+            if is_leaf(leaf):
+                return -1
+            found = first_split(leaf.shape[1:], self._count)
+            return -1 if found is None else found
+
+        def stays(leaf: Any) -> int:
+            del leaf
+            return -1
+
+        dims = jax.tree.map(stays, stacked, is_leaf=is_leaf)
+        if not self._shards_state:
+            return dims
+        return dims._replace(grads=jax.tree.map(dim, stacked.grads, is_leaf=is_leaf))
+
+    def _mean(self, leaf: Any, dim: int) -> Any:
+        if leaf is None:
+            return None
+        return mean_over_devices(leaf, self._axis, None if dim < 0 else dim)
+
+    def _spec(self, leaf: Any, dim: int) -> PartitionSpec:
+        del leaf
+        if dim < 0:
+            return PartitionSpec()
+        return PartitionSpec(*[None] * dim, self._axis)
+
+    def _part(self, g: Any, p: Any) -> Any:
+        """A parameter sharded as its gradient; no device sends anything for that."""
+        if is_leaf(g) or not self._shards_state:
+            return p
+        dim = first_split(g.shape, self._count)
+        if dim is None:
+            return p
+        sharding = NamedSharding(self._mesh, self._spec(g, dim))
+        if AxisType.Explicit in self._mesh.axis_types:
+            return jax.reshard(p, sharding)
+        return jax.lax.with_sharding_constraint(p, sharding)

@@ -1,0 +1,225 @@
+"""Lazy updates: any transformation, on the rows of a table that a gradient touches."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rmsprop_optax._foundation._state_leaves import SECOND_MOMENTS, Owner, owner_of
+from rmsprop_optax._foundation._trees import (
+    Keys,
+    is_inexact,
+    is_leaf,
+    leaves_with_keys,
+    path_of,
+)
+from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.sparse._row_slices import RowSlices
+from rmsprop_optax.sparse._tables import get_rows, set_rows
+
+
+def lazy(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Lets any transformation take gradients with `RowSlices` in them.
+
+    The rows that a gradient touches are gathered, of the parameter and of every array of
+    the state that belongs to it; ``inner`` updates these rows as dense arrays; then they
+    are scattered back. All other rows keep their parameter and their moments. Counts and
+    schedules are shared by all rows. So `optax.adam` becomes a lazy Adam.
+
+    A leaf whose gradient is None is one of which no row is touched: its moments stay what
+    they are, and its parameter, which may be anything, is never looked at.
+
+    `rmsprop` and the dialects do this themselves. Gradient accumulation goes around:
+    ``accumulate_gradients(sparse.lazy(tx), k, sparse.RowSums(...))``.
+
+    Args:
+      inner: Any transformation whose state keeps, for each row of a table, rows of its
+        own: moments in the parameter's shape.
+
+    Returns:
+      A transformation with the state of ``inner``. Updates of a table are `RowSlices`, for
+      `optax.apply_updates`. Extra arguments go to ``inner``, and one is added: ``where``, a
+      tree like the updates of boolean arrays that are False in the padding of rows. What
+      ``inner`` computes over a whole leaf sees zeros there; a mean over a leaf (such as
+      `optax.clip_by_block_rms`) counts them, unless it reads ``where``.
+
+    Raises:
+      ValueError: At the first trace with rows, for a state that can't be cut by rows, such
+        as the factored moments of `optax.adafactor`, by its path.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from rmsprop_optax import sparse
+      >>> tx = sparse.lazy(optax.adam(0.1))
+      >>> params = {"table": jnp.ones((1000, 2)), "w": jnp.ones(2)}
+      >>> state = tx.init(params)
+      >>> rows = sparse.RowSlices(jnp.array([3, 7]), jnp.ones((2, 2)), (1000, 2))
+      >>> updates, state = tx.update({"table": rows, "w": jnp.ones(2)}, state, params)
+      >>> params = optax.apply_updates(params, updates)
+      >>> print(params["table"][2:4])
+      [[1.  1. ]
+       [0.9 0.9]]
+
+    References:
+      TensorFlow, `IndexedSlices` and `tfa.optimizers.LazyAdam`; PyTorch,
+      `torch.optim.SparseAdam`.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def update_fn(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
+    ) -> tuple[PyTree, PyTree]:
+        grads = dict(leaves_with_keys(updates))
+        if not any(g is None or isinstance(g, RowSlices) for g in grads.values()):
+            return inner.update(updates, state, params, **extra_args)
+        cuts = _cuts(state, grads)
+        shapes = _shapes_without_gradient(cuts)
+        weights = params
+        if params is not None:
+            shapes |= {keys: jnp.shape(p) for keys, p in _inexact_leaves(params)}
+            weights = jax.tree.map(_take_param, updates, params, is_leaf=is_leaf)
+        given = jax.tree_util.tree_map_with_path(
+            lambda keys, g: _dense(g, shapes.get(keys)), updates, is_leaf=is_leaf
+        )
+        if any(isinstance(g, RowSlices) for g in grads.values()):
+            extra_args["where"] = jax.tree.map(_where, updates, given, is_leaf=is_leaf)
+        leaves, treedef = jax.tree.flatten(state)
+        rows = treedef.unflatten(
+            [cut.take(x) for cut, x in zip(cuts, leaves, strict=True)]
+        )
+        new, rows = inner.update(given, rows, weights, **extra_args)
+        changed = zip(cuts, leaves, treedef.flatten_up_to(rows), strict=True)
+        state = treedef.unflatten([cut.put(x, new_x) for cut, x, new_x in changed])
+        return jax.tree.map(_as_rows, updates, new, is_leaf=is_leaf), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+
+
+class _Cut(NamedTuple):
+    """How an array of the state is cut: by the rows of a gradient, to none, or not.
+
+    Attributes:
+      owner: The parameter that it belongs to; None: the array is used whole.
+      g: The gradient of that parameter: `RowSlices`, or None for no gradient.
+      shape: The shape of the array.
+    """
+
+    owner: Owner | None
+    g: RowSlices | None
+    shape: tuple[int, ...]
+
+    def take(self, x: Any) -> Any:
+        """The rows that are touched. In the padding nothing divides by zero."""
+        if self.owner is None:
+            return x
+        fill = 1 if self.owner.field in SECOND_MOMENTS else 0
+        if self.g is not None:
+            return get_rows(jnp.asarray(x), self.g.indices, fill)
+        return x[:0] if self.shape else jnp.full_like(x, fill)
+
+    def put(self, x: Any, rows: Any) -> Any:
+        """The array with new rows; in its own dtype, and where nothing is touched, as is."""
+        if self.owner is None:
+            return rows
+        if self.g is None:
+            return x
+        return set_rows(jnp.asarray(x), self.g.indices, rows.astype(x.dtype))
+
+
+def _cuts(state: PyTree, grads: Mapping[Keys, Any]) -> list[_Cut]:
+    """How each array of the state is cut."""
+    cuts = []
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
+        shape = jnp.shape(leaf)
+        owner = owner_of(keys, grads)
+        g = grads[owner.keys] if owner is not None else None
+        if owner is None or not (g is None or isinstance(g, RowSlices)):
+            owner, g = None, None
+        elif g is not None:
+            # One number for a whole table, or none that belongs to it, is not cut.
+            alone = not owner.keys and not is_inexact(leaf)
+            fits = len(shape) == len(g.shape) and shape[0] == g.shape[0]
+            if not shape or (alone and not fits):
+                owner, g = None, None
+            else:
+                _check_rows(keys, owner, shape, g, fits=fits)
+        elif not owner.keys and not is_inexact(leaf):
+            owner = None
+        cuts.append(_Cut(owner, g, shape))
+    return cuts
+
+
+def _check_rows(
+    keys: Keys, owner: Owner, shape: tuple[int, ...], g: RowSlices, *, fits: bool
+) -> None:
+    if any(getattr(key, "name", None) == "acc_grads" for key in keys):
+        raise ValueError(
+            f"Gradient '{path_of(owner.keys)}' comes by rows, and the state "
+            f"'{path_of(keys)}' adds gradients up over several calls, which touch other "
+            "rows each: accumulate around `lazy`, as in `accumulate_gradients("
+            "sparse.lazy(tx), k, sparse.RowSums(...))`."
+        )
+    if not fits:
+        raise ValueError(
+            f"Gradient '{path_of(owner.keys)}' comes by rows and has shape {g.shape}. The "
+            f"state '{path_of(keys)}' of shape {shape} can't be cut by these rows. Give "
+            "that parameter another transformation with `optax.partition`, or a dense "
+            "gradient (`to_dense()`). 8-bit moments of a table with one number a row have "
+            "blocks that reach over rows: leave it out with "
+            f"`MomentStorage(..., exclude=lambda path, param: path == "
+            f"'{path_of(owner.keys)}')`."
+        )
+
+
+def _shapes_without_gradient(cuts: list[_Cut]) -> dict[Keys, tuple[int, ...]]:
+    """The shapes of parameters without a gradient, as far as their moments tell."""
+    return {c.owner.keys: c.shape for c in cuts if c.owner is not None and c.g is None}
+
+
+def _inexact_leaves(params: PyTree) -> list[tuple[Keys, Any]]:
+    return [(keys, p) for keys, p in leaves_with_keys(params) if is_inexact(p)]
+
+
+def _take_param(g: Any, p: Any) -> Any:
+    if g is None:
+        if not is_inexact(p):
+            return None
+        return p[:0] if jnp.ndim(p) else p
+    if not isinstance(g, RowSlices):
+        return p
+    if jnp.shape(p) != g.shape:
+        raise ValueError(
+            f"{g!r} is the gradient of a table of shape {g.shape}, and the parameter has "
+            f"shape {jnp.shape(p)}."
+        )
+    return get_rows(jnp.asarray(p), g.indices)
+
+
+def _dense(g: Any, shape: tuple[int, ...] | None) -> Any:
+    """What ``inner`` sees of a gradient: an array, of no rows where there is none."""
+    if isinstance(g, RowSlices):
+        return g.values
+    if g is None and shape is not None:
+        return jnp.zeros((0, *shape[1:]) if shape else ())
+    return g
+
+
+def _where(g: Any, given: Any) -> Any:
+    if not isinstance(g, RowSlices):
+        return None if given is None else jnp.ones((1,) * jnp.ndim(given), bool)
+    return _inside(g)
+
+
+def _inside(g: RowSlices) -> jax.Array:
+    """False in the padding."""
+    return (g.indices < g.shape[0]).reshape(-1, *[1] * (len(g.shape) - 1))
+
+
+def _as_rows(g: Any, update: Any) -> Any:
+    if isinstance(g, RowSlices):
+        return g.with_values(jnp.where(_inside(g), update, 0))
+    return None if g is None else update

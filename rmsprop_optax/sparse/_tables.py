@@ -1,0 +1,78 @@
+"""Rows of a table by their indices, and the indices themselves."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def as_ids(ids: Any, height: int, what: str = "Row indices") -> jax.Array:
+    """Ids as int32; where traced, ids outside the table become ``height``.
+
+    Raises:
+      TypeError: For ids that are not integers.
+      ValueError: For known ids outside the table. They are checked as they were given:
+        int32 would turn 2**32 + 3 into 3.
+    """
+    if not isinstance(ids, jax.Array):
+        ids = np.asarray(ids)
+        if not ids.size and ids.dtype == float:  # an empty list
+            ids = ids.astype(np.int32)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"{what} must be integers, got {ids.dtype}.")
+    if not isinstance(ids, Tracer):
+        known = np.asarray(ids)
+        outside = known[(known < 0) | (known >= height)]
+        if outside.size:
+            raise ValueError(
+                f"Row {outside.flat[0]} is outside a table of {height} rows "
+                f"(one of {outside.size} such ids)."
+            )
+        return jnp.asarray(ids, jnp.int32)
+    # Compared in a dtype that holds both: int8 has no 1000, uint32 no -1.
+    wide = ids.astype(jnp.promote_types(ids.dtype, jnp.int32))
+    return jnp.where((wide < 0) | (wide >= height), height, wide).astype(jnp.int32)
+
+
+def unique_rows(ids: jax.Array, height: int) -> jax.Array:
+    """The different ids, sorted, padded with ``height``, which also stands for others."""
+    # Sorted twice, which takes a quarter of the time of `jnp.unique`, which sorts pairs.
+    rows = jnp.sort(ids)
+    again = jnp.concatenate([jnp.zeros(min(len(rows), 1), bool), rows[1:] == rows[:-1]])
+    return jnp.sort(jnp.where(again, height, rows))
+
+
+def sum_rows(
+    ids: jax.Array, values: jax.Array, height: int
+) -> tuple[jax.Array, jax.Array]:
+    """Sorted, unique, padded; equal rows summed in the order in which they came."""
+    unique = unique_rows(ids, height)
+    slot = jnp.searchsorted(unique, ids)
+    # Padding has no slot: past the end, and dropped.
+    slot = jnp.where(ids < height, slot, len(unique))
+    return unique, jnp.zeros_like(values).at[slot].add(values, mode="drop")
+
+
+def get_rows(table: jax.Array, indices: jax.Array, fill: Any = 0) -> jax.Array:
+    """The rows with these indices; ``fill`` in the place of those beyond the end."""
+    sharding = _explicit_sharding(table)
+    if sharding is not None:  # the rows of a sharded table are whole on every device
+        sharding = jax.NamedSharding(sharding.mesh, jax.P(None, *sharding.spec[1:]))
+    rows = table.at[indices].get(mode="clip", out_sharding=sharding)
+    inside = (indices < table.shape[0]).reshape(-1, *[1] * (table.ndim - 1))
+    return jnp.where(inside, rows, jnp.asarray(fill, rows.dtype))
+
+
+def set_rows(table: jax.Array, indices: jax.Array, rows: jax.Array) -> jax.Array:
+    """The table with these rows; those with an index outside it are dropped."""
+    sharding = _explicit_sharding(table)
+    return table.at[indices].set(rows, mode="drop", out_sharding=sharding)
+
+
+def _explicit_sharding(table: jax.Array) -> jax.NamedSharding | None:
+    """The sharding of the table where shardings are part of types, else None."""
+    sharding = jax.typeof(table).sharding
+    explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
+    return sharding if explicit else None

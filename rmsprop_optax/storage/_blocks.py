@@ -1,0 +1,76 @@
+"""Arrays cut into blocks along their last axis, and joined again."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rmsprop_optax._foundation._axes import named_sharding
+
+
+def block_count(last: int, block_size: int, shards: int) -> int | None:
+    """How many blocks to cut an axis into; None where no number of blocks will do.
+
+    The fewest blocks of at most ``block_size``, or somewhat more of them where that makes
+    them equal. Where the axis is sharded, no block reaches over two shards, so that codes
+    and scales stay sharded as the parameter is.
+    """
+    part = last // shards
+    least = math.ceil(part / block_size)
+    equal = [n for n in range(least, 2 * least + 1) if part % n == 0]
+    if equal:
+        return shards * equal[0]
+    if shards == 1:
+        return least  # the last block is padded
+    # A shard of 131 columns, a prime number: one block is better than 131 of them.
+    larger = [
+        n for n in range(least, 0, -1) if part % n == 0 and part <= 4 * n * block_size
+    ]
+    smaller = [n for n in range(least, part // 8 + 1) if part % n == 0]
+    found = larger[:1] + smaller[:1]
+    return shards * found[0] if found else None
+
+
+def split(x: jax.Array, count: int) -> jax.Array:
+    """Of shape (..., last): (..., count, size)."""
+    last = x.shape[-1]
+    size = math.ceil(last / count)
+    padding = count * size - last
+    if padding:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)])
+    shape = (*x.shape[:-1], count, size)
+    spec = _explicit_spec(x)
+    if spec is None:
+        return x.reshape(shape)
+    sharding = jax.NamedSharding(spec[0], jax.P(*spec[1], None))
+    return jax.lax.reshape(x, shape, out_sharding=sharding)
+
+
+def join(x: jax.Array, last: int) -> jax.Array:
+    """Of shape (..., count, size): (..., last)."""
+    shape = (*x.shape[:-2], x.shape[-2] * x.shape[-1])
+    spec = _explicit_spec(x)
+    if spec is None:
+        return x.reshape(shape)[..., :last]
+    sharding = jax.NamedSharding(spec[0], jax.P(*spec[1][:-1]))
+    return jax.lax.reshape(x, shape, out_sharding=sharding)[..., :last]
+
+
+def shards_of_last_axis(x: Any) -> int:
+    """Into how many shards the last axis of a parameter is cut, as far as is known."""
+    sharding = named_sharding(x)
+    if sharding is None or not x.shape:
+        return 1
+    spec = (*sharding.spec, *[None] * (len(x.shape) - len(sharding.spec)))
+    names = spec[-1] if isinstance(spec[-1], tuple) else (spec[-1],)
+    return math.prod(sharding.mesh.shape[name] for name in names if name is not None)
+
+
+def _explicit_spec(x: jax.Array) -> tuple[Any, tuple[Any, ...]] | None:
+    """The mesh and the spec of an array whose sharding is part of its type, else None."""
+    sharding = jax.typeof(x).sharding
+    if jax.sharding.AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    spec = tuple(sharding.spec)
+    return sharding.mesh, (*spec, *[None] * (x.ndim - len(spec)))

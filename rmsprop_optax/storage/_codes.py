@@ -1,0 +1,90 @@
+"""8-bit codes of roots, in steps of a scale, one scale for each block.
+
+A code c stands for the square (c s)², with the sign of c where there is one. So codes are
+finest near zero, and for a second moment, whose root is what counts, each step is the same.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def largest_code(dtype: jnp.dtype) -> int:
+    """255 for uint8, 127 for int8: the same magnitude for both signs."""
+    return int(jnp.iinfo(dtype).max)
+
+
+def block_scale(x: jax.Array, codes_dtype: jnp.dtype) -> jax.Array:
+    """The step of the roots of each block, blocks along the last axis, which stays as 1.
+
+    Infinite magnitudes count as the largest finite one; one NaN makes its block NaN. No
+    step is so small that its square, which one code stands for, would be zero.
+    """
+    limits = jnp.finfo(x.dtype)
+    top = jnp.minimum(_block_max(jnp.abs(x)), limits.max * (1 - 2**-10))
+    step = jnp.sqrt(top) / largest_code(codes_dtype)
+    return jnp.maximum(step, jnp.sqrt(limits.tiny) * (1 + 2**-10))
+
+
+def encode(
+    x: jax.Array, scale: jax.Array, dtype: jnp.dtype, chance: jax.Array | None = None
+) -> jax.Array:
+    """The codes of ``x``, in uint8 where it has no sign, else in int8.
+
+    ``chance``, in [0, 1), decides between the codes below and above, so that what they
+    stand for is ``x`` in expectation; None: the nearest root. What is not zero and has
+    no sign never gets code 0, nor an infinity one beyond the last.
+    """
+    magnitude = jnp.abs(x)
+    square = magnitude * (1 / (scale * scale))
+    if chance is None:
+        code = _whole(jnp.floor(jnp.sqrt(square) + 0.5))
+    else:
+        below = jnp.floor(jnp.sqrt(square))
+        above = square - below * below > chance * (2 * below + 1)
+        code = _whole(below) + above.astype(_integers(x.dtype))
+    code = jnp.minimum(code, largest_code(dtype))
+    if jnp.issubdtype(dtype, jnp.signedinteger):
+        return jnp.where(x < 0, -code, code).astype(dtype)
+    return jnp.maximum(code, (magnitude > 0).astype(code.dtype)).astype(dtype)
+
+
+def decode(codes: jax.Array, scale: jax.Array) -> jax.Array:
+    """What the codes stand for, in the dtype of the scale."""
+    root = codes.astype(jnp.int32).astype(scale.dtype) * scale
+    signed = jnp.issubdtype(codes.dtype, jnp.signedinteger)
+    return root * (jnp.abs(root) if signed else root)
+
+
+def _whole(x: jax.Array) -> jax.Array:
+    """Whole numbers from 0 as integers; what is too large for a code stays too large.
+
+    Read off the bits of x + 2^23 (or 2^52), in which they are the last ones: XLA's own
+    conversion asks each number whether it is one, and whether it fits.
+    """
+    limits = jnp.finfo(x.dtype)
+    base = jnp.asarray(2.0**limits.nmant, x.dtype)
+    bits = [jax.lax.bitcast_convert_type(n, _integers(x.dtype)) for n in (x + base, base)]
+    return bits[0] - bits[1]
+
+
+def _block_max(x: jax.Array) -> jax.Array:
+    """The largest of each block of numbers that are not negative.
+
+    By quarters, and as integers, which have the order of such numbers, and NaN above all:
+    then XLA on CPU makes one loop of it and of what makes ``x``, where `jnp.max` has that
+    written to memory first, as have eight parts at once: at twice the time of a step.
+    """
+    bits = jax.lax.bitcast_convert_type(x, _integers(x.dtype))
+    while (size := bits.shape[-1]) > 1:
+        width = math.ceil(size / 4)
+        starts = [min(part * width, size - width) for part in range(4)]
+        first, second, third, last = (bits[..., s : s + width] for s in starts)
+        bits = jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, last))
+    return jax.lax.bitcast_convert_type(bits, x.dtype)
+
+
+def _integers(dtype: jnp.dtype) -> jnp.dtype:
+    """Those of the same width."""
+    return jnp.dtype(f"int{dtype.itemsize * 8}")

@@ -1,0 +1,102 @@
+"""How a moment is stored between steps: as a narrower float, or as codes in blocks."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from rmsprop_optax._foundation._dtypes import cast, wide_dtype
+from rmsprop_optax.storage import _codes as codes
+from rmsprop_optax.storage._blocks import join, split
+from rmsprop_optax.storage._rounding import hash_bits, round_stochastically, uniform
+
+
+class Format(Protocol):
+    """A way to store a moment.
+
+    What is stored and its scales both have the rows of the parameter along their first
+    axis (unless that is the last one too). So `sparse.lazy` takes rows of both.
+    """
+
+    def init(self, moment: jax.Array, *, signed: bool, blocks: int) -> "Pair":
+        """The moment before the first step, stored."""
+        ...
+
+    def decode(self, stored: jax.Array, scale: jax.Array | None) -> jax.Array:
+        """The values, in float32 or wider."""
+        ...
+
+    def encode(self, values: jax.Array, like: "Pair", seed: jax.Array | None) -> "Pair":
+        """New values, stored as before; rounded to nearest where there is no seed."""
+        ...
+
+
+Pair = tuple[jax.Array, jax.Array | None]
+"""What is stored in the moment's place, and its scales; None: there are none."""
+
+
+@dataclass(frozen=True)
+class FloatFormat:
+    """A floating dtype.
+
+    Attributes:
+      dtype: The dtype.
+    """
+
+    dtype: jnp.dtype
+
+    def init(self, moment: jax.Array, *, signed: bool, blocks: int) -> Pair:
+        del signed, blocks
+        return moment.astype(self.dtype), None
+
+    def decode(self, stored: jax.Array, scale: jax.Array | None) -> jax.Array:
+        del scale
+        return cast(stored, wide_dtype(stored.dtype))
+
+    def encode(self, values: jax.Array, like: Pair, seed: jax.Array | None) -> Pair:
+        dtype = like[0].dtype
+        if seed is None or wide_dtype(dtype) == dtype:
+            return cast(values, dtype), None
+        bits = hash_bits(values.shape, seed)
+        return round_stochastically(cast(values, jnp.float32), dtype, bits), None
+
+
+class BlockFormat:
+    """8-bit codes, and a scale for each block of values along the last axis.
+
+    Codes are uint8 where the moment is never negative, else int8.
+    """
+
+    def init(self, moment: jax.Array, *, signed: bool, blocks: int) -> Pair:
+        dtype = jnp.dtype(jnp.int8 if signed else jnp.uint8)
+        like = (
+            jnp.zeros_like(moment, dtype),
+            jnp.zeros_like(split(moment, blocks)[..., 0]),
+        )
+        return self.encode(moment, like, None)
+
+    def decode(self, stored: jax.Array, scale: jax.Array | None) -> jax.Array:
+        scale = _present(scale)
+        if not stored.size:
+            return jnp.zeros(stored.shape, scale.dtype)
+        in_blocks = split(stored, scale.shape[-1])
+        return join(codes.decode(in_blocks, scale[..., None]), stored.shape[-1])
+
+    def encode(self, values: jax.Array, like: Pair, seed: jax.Array | None) -> Pair:
+        stored, old_scale = like[0], _present(like[1])
+        if not stored.size:
+            return like
+        x = split(cast(values, old_scale.dtype), old_scale.shape[-1])
+        scale = codes.block_scale(x, stored.dtype)
+        chance = None
+        if seed is not None:
+            chance = uniform(hash_bits(x.shape, seed)).astype(x.dtype)
+        new = codes.encode(x, scale, stored.dtype, chance)
+        return join(new, stored.shape[-1]), scale[..., 0]
+
+
+def _present(scale: jax.Array | None) -> jax.Array:
+    if scale is None:
+        raise TypeError("8-bit codes need their scales, got None.")
+    return scale

@@ -1,0 +1,258 @@
+"""Low-precision state around any transformation."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rmsprop_optax._foundation._axes import varying_seed
+from rmsprop_optax._foundation._state_leaves import Owner, owner_of
+from rmsprop_optax._foundation._trees import (
+    Keys,
+    is_inexact,
+    leaves_with_keys,
+    path_of,
+)
+from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.storage._blocks import block_count, shards_of_last_axis
+from rmsprop_optax.storage._formats import BlockFormat
+from rmsprop_optax.storage._moment_storage import MomentStorage, Storage, as_storage
+from rmsprop_optax.storage._rounding import next_seed
+
+
+class LowPrecisionState(NamedTuple):
+    """State of [`low_precision`][rmsprop_optax.low_precision].
+
+    Attributes:
+      inner_state: The state of the inner transformation, in its own tree. In the place of
+        a moment stands what is stored of it, in the parameter's shape.
+      scales: For ``"int8"`` a tree like ``inner_state`` with the scales of the blocks in
+        the place of each moment, of the parameter's shape but for its last axis, which is
+        that of the blocks; None where a moment is stored in full. For a floating dtype it
+        is empty.
+      seed: Uint32, from which the next stochastic rounding is drawn; None: rounding is to
+        nearest.
+    """
+
+    inner_state: PyTree
+    scales: PyTree
+    seed: jax.Array | None
+
+
+def low_precision(
+    inner: optax.GradientTransformation, storage: Storage
+) -> optax.GradientTransformationExtraArgs:
+    """Stores the moments of any transformation in fewer bytes.
+
+    At each step the moments are decoded, ``inner`` runs on them in float32 or wider, and
+    they are encoded again; XLA fuses the three into the loops of the step. Moments are
+    the arrays of the inner state that have a parameter's path and shape.
+
+    Args:
+      inner: Any transformation, such as `optax.adam`.
+      storage: A [`MomentStorage`][rmsprop_optax.MomentStorage], or its kind alone:
+        ``"int8"`` or a floating dtype.
+
+    Returns:
+      A transformation. `sparse.lazy` goes around it. Extra arguments go to ``inner``.
+
+    Raises:
+      ValueError: For a storage of another name; at ``init``, for a field of the state of
+        which it is not known whether it can be negative, and for a sharded axis that
+        can't be cut into blocks.
+      TypeError: For None.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from rmsprop_optax import low_precision, state_bytes
+      >>> tx = low_precision(optax.adam(1e-3), "int8")
+      >>> params = {"w": jnp.ones((256, 256))}
+      >>> state = tx.init(params)
+      >>> optax.tree.get(state.inner_state, "nu")["w"].dtype
+      dtype('uint8')
+      >>> print(f"{state_bytes(tx, params).per_parameter:.3f}")
+      2.125
+      >>> updates, state = tx.update({"w": jnp.ones((256, 256))}, state, params)
+      >>> print(f"{updates['w'].mean():.4f}")
+      -0.0010
+
+    References:
+      Dettmers et al., [8-bit Optimizers via Block-wise
+      Quantization](https://arxiv.org/abs/2110.02861), 2022; torchao, `torchao.optim`.
+    """
+    chosen = as_storage(storage)
+    if chosen is None:
+        raise TypeError(
+            '`storage` must be a `MomentStorage` or its kind, such as "int8" or '
+            '"bfloat16", got None.'
+        )
+    inner = optax.with_extra_args_support(inner)
+    fmt, stochastic = chosen.format, chosen.rounding == "stochastic"
+
+    def init_fn(params: PyTree) -> PyTree:
+        known = dict(leaves_with_keys(params))
+        state = inner.init(params)
+        paths = jax.tree_util.tree_leaves_with_path(state)
+        pairs = [_init_leaf(chosen, keys, leaf, known) for keys, leaf in paths]
+        structure = jax.tree.structure(state)
+        scales = structure.unflatten([s for _, s in pairs])
+        if not known:
+            # `optax.tree.map_params` calls `init` with a placeholder. A leaf here makes it
+            # hand the scales over whole, as what does not have the parameters' tree.
+            scales = np.zeros((), np.float32)
+        return LowPrecisionState(
+            inner_state=structure.unflatten([x for x, _ in pairs]),
+            scales=scales if chosen.in_blocks else (),
+            seed=next_seed(jnp.uint32(chosen.seed % 2**32)) if stochastic else None,
+        )
+
+    def update_fn(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
+    ) -> tuple[PyTree, PyTree]:
+        leaves, structure = jax.tree.flatten(state.inner_state)
+        scales = _flat_scales(state, structure)
+        stored = [scale is not None for scale in scales]
+        coded = any(stored)
+        if not chosen.in_blocks:
+            stored = _are_narrow(chosen, state.inner_state, updates)
+        wide = [
+            fmt.decode(x, scale) if is_stored else x
+            for x, scale, is_stored in zip(leaves, scales, stored, strict=True)
+        ]
+        new_updates, new_state = inner.update(
+            updates, structure.unflatten(wide), params, **extra_args
+        )
+        new = structure.flatten_up_to(new_state)
+        unchanged = _without_gradient(state.inner_state, updates)
+        for i, is_stored in enumerate(stored):
+            if is_stored and i in unchanged:
+                new[i] = leaves[i]
+            elif is_stored:
+                seed = _leaf_seed(state.seed, i, new[i])
+                new[i], scales[i] = fmt.encode(new[i], (leaves[i], scales[i]), seed)
+        return new_updates, LowPrecisionState(
+            inner_state=structure.unflatten(new),
+            scales=structure.unflatten(scales) if coded else state.scales,
+            seed=None if state.seed is None else next_seed(state.seed),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _init_leaf(
+    storage: MomentStorage, keys: Keys, leaf: Any, params: dict[Keys, Any]
+) -> tuple[Any, Any]:
+    """What is stored of an array of the inner state, and its scales."""
+    owner = owner_of(keys, params)
+    if owner is None or jnp.shape(leaf) != np.shape(params[owner.keys]):
+        return leaf, None
+    param, path = params[owner.keys], path_of(owner.keys)
+    is_real = is_inexact(leaf) and not jnp.iscomplexobj(leaf)
+    if not is_real or not storage.includes(path, param):
+        return leaf, None
+    role = storage.role_of(owner.field)
+    if role is None:
+        raise _unknown_field(storage, keys, owner)
+    if role == "full":
+        return leaf, None
+    blocks = _blocks(storage, path, param) if storage.in_blocks else 1
+    return storage.format.init(leaf, signed=role == "signed", blocks=blocks)
+
+
+def _unknown_field(storage: MomentStorage, keys: Keys, owner: Owner) -> ValueError:
+    return ValueError(
+        f"The state '{path_of(keys)}' is in a field '{owner.field}' that is not known: say "
+        f"what it holds with `MomentStorage({storage.kind!r}, fields={{'{owner.field}': "
+        '"signed"})`, or "second_moment" for one that is never negative, or "full" to '
+        "store it as it is."
+    )
+
+
+def _blocks(storage: MomentStorage, path: str, param: Any) -> int:
+    last, shards = param.shape[-1], shards_of_last_axis(param)
+    blocks = block_count(last, storage.block_size, shards)
+    if blocks is None:
+        raise ValueError(
+            f"The last axis of parameter '{path}', of size {last} on {shards} devices, can't "
+            "be cut into blocks that fit its shards: leave it out with "
+            f"`MomentStorage(..., exclude=lambda path, param: path == '{path}')`."
+        )
+    return blocks
+
+
+def _without_gradient(state: PyTree, updates: PyTree) -> set[int]:
+    """The arrays of the state whose parameter has no gradient: rounding leaves them."""
+    known = dict(leaves_with_keys(updates))
+    if all(g is not None for g in known.values()):
+        return set()
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    owners = [owner_of(keys, known) for keys, _ in leaves]
+    return {i for i, o in enumerate(owners) if o is not None and known[o.keys] is None}
+
+
+def _are_narrow(storage: MomentStorage, state: PyTree, updates: PyTree) -> list[bool]:
+    """Which arrays of the state are moments in the dtype of the storage."""
+    known = dict(leaves_with_keys(updates))
+    dtype = jnp.dtype(storage.kind)
+
+    def is_narrow(keys: Keys, leaf: Any) -> bool:
+        if jnp.result_type(leaf) != dtype:
+            return False
+        owner = owner_of(keys, known)
+        if owner is None or storage.role_of(owner.field) not in (
+            "second_moment",
+            "signed",
+        ):
+            return False
+        # One array as parameters has the empty path, which a hyperparameter has too.
+        return bool(owner.keys) or jnp.shape(leaf) == jnp.shape(known[()])
+
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return [is_narrow(keys, leaf) for keys, leaf in leaves]
+
+
+def _leaf_seed(seed: jax.Array | None, index: int, x: jax.Array) -> jax.Array | None:
+    """A seed for one array, and for the shard of it that a device has."""
+    if seed is None:
+        return None
+    seed = seed + np.uint32(index * 0x632BE5AB % 2**32)
+    return next_seed(varying_seed(seed, x))
+
+
+def decode_state(state: LowPrecisionState) -> PyTree:
+    """The inner state with its 8-bit moments decoded; floats of any dtype as they are."""
+    codes, structure = jax.tree.flatten(state.inner_state)
+    scales = _flat_scales(state, structure)
+    values = [
+        x if scale is None else BlockFormat().decode(x, scale)
+        for x, scale in zip(codes, scales, strict=True)
+    ]
+    return structure.unflatten(values)
+
+
+def encode_state(state: LowPrecisionState, inner_state: PyTree) -> LowPrecisionState:
+    """``state`` with another inner state in it, stored as before, rounded to nearest."""
+    codes, structure = jax.tree.flatten(state.inner_state)
+    values = structure.flatten_up_to(inner_state)
+    scales = _flat_scales(state, structure)
+    scales_are_there = any(scale is not None for scale in scales)
+    for i, scale in enumerate(scales):
+        if scale is not None:
+            pair = BlockFormat().encode(values[i], (codes[i], scale), None)
+            values[i], scales[i] = pair
+    return LowPrecisionState(
+        inner_state=structure.unflatten(values),
+        scales=structure.unflatten(scales) if scales_are_there else state.scales,
+        seed=state.seed,
+    )
+
+
+def _flat_scales(state: LowPrecisionState, structure: Any) -> list[Any]:
+    """For each array of the inner state its scales; None where it is not coded."""
+    if isinstance(state.scales, tuple) and not state.scales:
+        return [None] * structure.num_leaves
+    if jax.tree_util.all_leaves([state.scales]):  # made without parameters
+        return [None] * structure.num_leaves
+    return structure.flatten_up_to(state.scales)

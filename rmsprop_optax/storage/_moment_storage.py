@@ -1,0 +1,154 @@
+"""How moments are stored between steps: what a user may choose, and for which leaves."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax.numpy as jnp
+import numpy as np
+
+from rmsprop_optax._foundation._checks import (
+    check_choice,
+    check_float_dtype,
+    check_mapping,
+    check_whole_number,
+)
+from rmsprop_optax._foundation._state_leaves import SECOND_MOMENTS
+from rmsprop_optax.storage._formats import BlockFormat, FloatFormat, Format
+
+INT8 = "int8"
+_LEAST_IN_BLOCKS = 4096
+
+Role = Literal["second_moment", "signed", "full"]
+
+_ROLES: dict[str, Role] = {
+    **dict.fromkeys(SECOND_MOMENTS, "second_moment"),
+    **dict.fromkeys(("mu", "trace", "m", "momentum", "prev_grad"), "signed"),
+    # Averages of the parameters and sums of gradients are not moments.
+    **dict.fromkeys(("ema", "acc_grads", "values", "slow", "hyperparams"), "full"),
+}
+
+
+@dataclass(frozen=True)
+class MomentStorage:
+    """How the moments of an optimizer are stored between its steps.
+
+    ``"int8"`` is block-wise quantization: one byte for each value, and a scale for each
+    block. The code $c$ of a value in a block with scale $s$ stands for $(c s)^2$: of a
+    second moment the root is stored, in 255 steps, the largest of the block being the
+    last. So a root is off by at most one step, $r_{max} / 255$ (rounded to nearest, half
+    of one): 0.4 % for the largest of its block, 4 % for one of a tenth of it. Zero stays
+    zero; a second moment that is not zero is at least one step, so no denominator
+    vanishes; an infinity counts as the largest finite number; NaN makes its block NaN.
+    Other moments have a sign and 127 steps. Blocks are cut along the last axis, and codes
+    have the shape of the parameter, so its sharding fits.
+
+    Rounding is stochastic by default: up or down with the probabilities that make it
+    right in expectation. Rounded to nearest, an average stands still as soon as its steps
+    are less than half of what the storage can tell apart: in bfloat16 with a decay of
+    0.999, in 8 bits with 0.99.
+
+    The update is computed from moments before they are rounded, in float32 or wider.
+    Complex moments are stored as they are.
+
+    Attributes:
+      kind: ``"int8"``, or a floating dtype: ``"bfloat16"``, `jnp.float16`, ...
+      block_size: At most how many values share a scale, at least 1. A scale is 4 bytes.
+      rounding: ``"stochastic"``, or ``"nearest"``. A dtype of 32 bits or more has no
+        need.
+      min_size: Moments of smaller leaves are stored as without this; None: 4096 for
+        ``"int8"``, else 0.
+      exclude: A function of the path of a parameter (``encoder/bias``) and of the
+        parameter: True where its moments are to be stored as without this.
+      fields: What the fields of the inner state hold, by name: ``"second_moment"``,
+        ``"signed"``, or ``"full"`` (stored as without this). Known are the fields of
+        Optax's states and of this library's, such as ``nu``, ``mu`` and ``trace``.
+      seed: Of the stochastic rounding. The same seed gives the same run, to the bit.
+
+    Raises:
+      ValueError: For a kind or rounding of another name, or a size out of its range.
+      TypeError: For a dtype that is not floating-point.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_optax import MomentStorage, rmsprop, state_bytes
+      >>> params = {"kernel": jnp.zeros((256, 512)), "bias": jnp.zeros(512)}
+      >>> tx = rmsprop(moment_storage=MomentStorage("int8", block_size=128))
+      >>> print(state_bytes(tx, params))
+      moment     leaf      bytes  a parameter
+      nu         bias      2,048         4.00
+      nu         kernel  131,072         1.00
+      nu scales  kernel    4,096         0.03
+      seed                     4
+      total              137,220         1.04
+
+    References:
+      Dettmers et al., [8-bit Optimizers via Block-wise
+      Quantization](https://arxiv.org/abs/2110.02861), 2022, for blocks; Li et al.,
+      [Memory Efficient Optimizers with 4-bit States](https://arxiv.org/abs/2309.01507),
+      2023, for a second moment that never becomes zero.
+    """
+
+    kind: Any
+    block_size: int = 64
+    rounding: Literal["stochastic", "nearest"] = "stochastic"
+    min_size: int | None = None
+    exclude: Callable[[str, Any], bool] | None = None
+    fields: Mapping[str, Role] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.kind, str) and self.kind == INT8):
+            check_float_dtype("moment_storage", self.kind, INT8)
+        check_whole_number("block_size", self.block_size, least=1)
+        check_choice("rounding", self.rounding, ("stochastic", "nearest"))
+        if self.min_size is not None:
+            check_whole_number("min_size", self.min_size, least=0)
+        if self.exclude is not None and not callable(self.exclude):
+            raise TypeError(
+                "`exclude` must be a function of a path and a parameter, such as "
+                f"`lambda path, param: path.endswith('bias')`, got {self.exclude!r}."
+            )
+        if self.fields is not None:
+            check_mapping("fields", self.fields, partial(check_choice, choices=_CHOICES))
+        check_whole_number("seed", self.seed, least=0)
+
+    @property
+    def format(self) -> Format:
+        """How a moment is encoded and decoded."""
+        return BlockFormat() if self.in_blocks else FloatFormat(jnp.dtype(self.kind))
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether values are stored as codes in blocks."""
+        return isinstance(self.kind, str) and self.kind == INT8
+
+    def role_of(self, field: str) -> Role | None:
+        """What a field of a state holds; None: nobody said."""
+        return (self.fields or {}).get(field, _ROLES.get(field))
+
+    def includes(self, path: str, param: Any) -> bool:
+        """Whether the moments of a parameter are stored this way."""
+        least = self.min_size
+        if least is None:
+            least = _LEAST_IN_BLOCKS if self.in_blocks else 0
+        shape = np.shape(param) if not hasattr(param, "shape") else param.shape
+        size = int(np.prod(shape))
+        # Blocks need an axis, and something on it.
+        if size < least or (self.in_blocks and not (shape and size)):
+            return False
+        return self.exclude is None or not self.exclude(path, param)
+
+
+_CHOICES = get_args(Role)
+
+Storage: TypeAlias = MomentStorage | str | Any | None
+"""A `MomentStorage`, or its ``kind`` alone; None: the parameter's dtype or float32."""
+
+
+def as_storage(storage: Storage) -> MomentStorage | None:
+    """``storage`` as a `MomentStorage`, checked."""
+    if storage is None or isinstance(storage, MomentStorage):
+        return storage
+    return MomentStorage(storage)
