@@ -54,16 +54,17 @@ def unigram_loss(corpus: Corpus) -> float:
     return float(-np.log(counts / counts.sum())[corpus.held_out].mean())
 
 
-def init_network(key: jax.Array, alphabet_size: int, hidden_size: int) -> Params:
+def init_network(seed: int, alphabet_size: int, hidden_size: int) -> Params:
     """The parameters of an embedding, a gated recurrent unit and a linear readout."""
-    keys = iter(jax.random.split(key, 7))
+    rng = np.random.default_rng(seed)  # NumPy's, so that nothing is compiled
     embedding_size, bound = max(hidden_size // 4, 1), hidden_size**-0.5
 
     def uniform(*shape: int) -> jax.Array:
-        return jax.random.uniform(next(keys), shape, minval=-bound, maxval=bound)
+        return jnp.asarray(rng.uniform(-bound, bound, shape), jnp.float32)
 
+    embedding = rng.normal(size=(alphabet_size, embedding_size))
     return {
-        "embedding": jax.random.normal(next(keys), (alphabet_size, embedding_size)),
+        "embedding": jnp.asarray(embedding, jnp.float32),
         "gru": {
             "kernel": uniform(embedding_size, 3 * hidden_size),
             "bias": uniform(3 * hidden_size),
@@ -143,7 +144,7 @@ class Trainer:
         length: int = 64,
     ) -> None:
         self._tx = optax.with_extra_args_support(tx)
-        self._key, self._alphabet_size = jax.random.key(seed), len(corpus.alphabet)
+        self._seed, self._alphabet_size = seed, len(corpus.alphabet)
         self._hidden, self._batch, self._length = hidden, batch, length
         self._train, self._held_out = map(jnp.asarray, (corpus.train, corpus.held_out))
         self._jitted_step = jax.jit(self._step, donate_argnums=0)
@@ -151,8 +152,7 @@ class Trainer:
 
     def init(self) -> TrainState:
         """The state before the first step."""
-        key = jax.random.fold_in(self._key, 0)
-        network = init_network(key, self._alphabet_size, self._hidden)
+        network = init_network(self._seed, self._alphabet_size, self._hidden)
         return TrainState(jnp.zeros([], jnp.int32), network, self._tx.init(network))
 
     def step(self, state: TrainState) -> tuple[TrainState, jax.Array]:
@@ -165,7 +165,7 @@ class Trainer:
         return float(self._jitted_loss(network, self._held_out))
 
     def _step(self, state: TrainState, codes: jax.Array) -> tuple[TrainState, jax.Array]:
-        key = jax.random.fold_in(jax.random.fold_in(self._key, 1), state.step)
+        key = jax.random.fold_in(jax.random.key(self._seed), state.step)
         bound = len(codes) - self._length
         starts = jax.random.randint(key, (self._batch,), 0, bound)
 
