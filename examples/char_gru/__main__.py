@@ -71,7 +71,7 @@ def train(
             state, loss = trainer.step(state)
             step += 1
             curve["recent"].append(float(loss))
-            bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
+            bar.set_postfix(loss=f"{float(loss):.4g}", refresh=False)
             bar.update()
             if step % flags.evaluate_every == 0:
                 evaluate()
@@ -108,7 +108,7 @@ def check_extras() -> None:
             missing.append(module.removesuffix(".figure"))
     if missing:
         names = ", ".join(missing)
-        raise UserError(f"{names} not installed: pip install 'rmsprop_optax[demo]'")
+        raise UserError(f"{names} not installed: pip install '.[demo]'")
 
 
 def run(argv: list[str]) -> int:

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-pytest.importorskip("orbax.checkpoint", reason="pip install 'rmsprop_optax[demo]'")
-pytest.importorskip("matplotlib", reason="pip install 'rmsprop_optax[demo]'")
-pytest.importorskip("tqdm", reason="pip install 'rmsprop_optax[demo]'")
+pytest.importorskip("orbax.checkpoint", reason="pip install '.[demo]'")
+pytest.importorskip("matplotlib", reason="pip install '.[demo]'")
+pytest.importorskip("tqdm", reason="pip install '.[demo]'")
 
 from rmsprop_optax import rmsprop
 
@@ -196,8 +196,7 @@ def test_missing_extras_are_named_at_once(tmp_path: Path) -> None:
     done = _process("--folder", folder, without=("matplotlib", "orbax", "tqdm"))
     assert done.returncode == 2
     assert done.stderr == (
-        "error: matplotlib, orbax.checkpoint, tqdm not installed: "
-        "pip install 'rmsprop_optax[demo]'\n"
+        "error: matplotlib, orbax.checkpoint, tqdm not installed: pip install '.[demo]'\n"
     )
     assert not (tmp_path / "run").exists()
 
