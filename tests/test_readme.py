@@ -17,7 +17,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     readme, ci = ((ROOT / name).read_text() for name in ("README.md", ".ci/run"))
     commands = re.findall(r"```sh\n(.*)\n```", readme)
     assert len(commands) == 2
-    assert "python -m rmsprop_optax" in commands[0]
+    assert "python examples/char_gru" in commands[0]
     assert commands[1] in ci.splitlines()
 
 

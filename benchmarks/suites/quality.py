@@ -16,10 +16,8 @@ from benchmarks import _picture
 from benchmarks._suite import Found, Order, Suite
 from benchmarks.peers import OURSELVES
 from benchmarks.suites import _digits
+from examples.char_gru.model import TUNED, Trainer, load_corpus
 from rmsprop_optax import rmsprop
-from rmsprop_optax.demo._flags import TUNED
-from rmsprop_optax.demo._text import load_corpus
-from rmsprop_optax.demo._training import Sizes, Trainer
 
 STORAGES: Mapping[str, Any] = {"float32": None, "one byte": "one_byte"}
 STYLES = ((_picture.BLUE, "-"), (_picture.VERMILION, "--"))
@@ -39,12 +37,10 @@ class Run(Protocol):
 
 
 class _Text:
-    """The main job, with its own defaults."""
+    """`examples/char_gru`, with its own defaults."""
 
     def __init__(self, tx: optax.GradientTransformation, seed: int) -> None:
-        sizes = Sizes(hidden=256, batch=32, length=64)
-        with_extra = optax.with_extra_args_support(tx)
-        self._trainer = Trainer(with_extra, load_corpus(), sizes, seed)
+        self._trainer = Trainer(tx, load_corpus(), seed)
         self._state = self._trainer.init()
 
     def step(self) -> None:

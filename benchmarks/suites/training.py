@@ -1,4 +1,4 @@
-"""The whole training step of the main job, with this library and with Optax."""
+"""The whole training step of `examples/char_gru`, with this library and with Optax."""
 
 import sys
 from collections.abc import Mapping
@@ -13,17 +13,16 @@ from benchmarks._suite import Found, Order, Suite
 from benchmarks._timing import Contender, race
 from benchmarks.peers import OURSELVES
 from benchmarks.suites import _bars
+from examples.char_gru.model import TUNED, Trainer, load_corpus
 from rmsprop_optax import rmsprop
-from rmsprop_optax.demo._flags import TUNED
-from rmsprop_optax.demo._text import load_corpus
-from rmsprop_optax.demo._training import Sizes, Trainer
 
 OPTAX = "optax.rmsprop"
 EPSILON = 1e-7
-SIZES = {"the main job": Sizes(hidden=256, batch=32, length=64)}
-QUICK_SIZES = {"a small main job": Sizes(hidden=64, batch=8, length=16)}
+Sizes = Mapping[str, int]
+SIZES = {"the main job": {"hidden": 256, "batch": 32, "length": 64}}
+QUICK_SIZES = {"a small main job": {"hidden": 64, "batch": 8, "length": 16}}
 # The same with less work for each parameter, so that the optimizer has a larger part.
-SIZES["the main job, batches of 4 x 16"] = Sizes(hidden=256, batch=4, length=16)
+SIZES["the main job, batches of 4 x 16"] = {"hidden": 256, "batch": 4, "length": 16}
 STEPS, REPETITIONS, QUICK_REPETITIONS = 5, 25, 3
 CHECKED = 20
 GOAL = 1.0
@@ -33,8 +32,7 @@ class Run:
     """A trainer and what it has come to."""
 
     def __init__(self, tx: optax.GradientTransformation, sizes: Sizes) -> None:
-        with_extra = optax.with_extra_args_support(tx)
-        self._trainer = Trainer(with_extra, load_corpus(), sizes, seed=0)
+        self._trainer = Trainer(tx, load_corpus(), **sizes)
         self._state = self._trainer.init()
 
     def __call__(self, drawn: Any) -> float:
@@ -66,7 +64,7 @@ def check(both: Mapping[str, Run]) -> None:
 
 def _settings(quick: bool) -> Found:
     return {
-        "sizes": {n: s._asdict() for n, s in _sizes(quick).items()},
+        "sizes": {n: dict(s) for n, s in _sizes(quick).items()},
         "steps": STEPS,
         "repetitions": QUICK_REPETITIONS if quick else REPETITIONS,
     }
