@@ -26,16 +26,7 @@ def compare(
     goal: float | None = None,
     limit: str = "",
 ) -> Row:
-    """Our time over the peer's, round by round.
-
-    Args:
-      what: The step.
-      times: Of a race.
-      ours: The name of our contender.
-      peer: The name of the other contender.
-      goal: The largest median that meets the goal.
-      limit: What bounds our time.
-    """
+    """The ratio of our times to the peer's of the same rounds; a goal is the largest."""
     return {
         "what": what,
         "ours": ours,

@@ -16,7 +16,7 @@ from rmsprop_optax import finalize, rmsprop
 
 
 class Jitted:
-    """What a step holds, parameters first, and the compiled step."""
+    """What a step holds, with the parameters first, and the compiled step."""
 
     def __init__(self, held: Any, step: Callable[..., Any]) -> None:
         self.held, self._step = held, jax.jit(step, donate_argnums=0)
@@ -24,7 +24,7 @@ class Jitted:
     def __call__(self, given: Any) -> None:
         """One step. When one result of a program is ready, all are."""
         self.held = self._step(self.held, given)
-        jax.tree.leaves(self.held)[0].block_until_ready()
+        jax.tree.leaves(self.held[0])[0].block_until_ready()
 
 
 def jitted(

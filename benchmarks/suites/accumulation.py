@@ -1,5 +1,6 @@
 """Gradient accumulation against `optax.MultiSteps`."""
 
+from functools import partial
 from typing import Any
 
 import optax
@@ -61,17 +62,15 @@ def _calls(x: Contender) -> list[Contender]:
         x.run(grads)
         done += 1
 
-    def prepare_for(place: int) -> Any:
-        def prepare(seed: int) -> Any:
-            while done % EVERY != place:
-                run(x.prepare(seed))
-            return x.prepare(seed)
+    def prepare(place: int, seed: int) -> Any:
+        while done % EVERY != place:
+            run(x.prepare(seed))
+        return x.prepare(seed)
 
-        return prepare
-
+    last = EVERY - 1
     return [
-        Contender(f"{x.name}: {ADD}", run, prepare_for(0), steps=EVERY - 1),
-        Contender(f"{x.name}: {UPDATE}", run, prepare_for(EVERY - 1), steps=1),
+        Contender(f"{x.name}: {ADD}", run, partial(prepare, 0), steps=last),
+        Contender(f"{x.name}: {UPDATE}", run, partial(prepare, last), steps=1),
     ]
 
 

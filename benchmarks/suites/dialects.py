@@ -11,17 +11,19 @@ from benchmarks._picture import COLORS, figure, tidy
 from benchmarks._problem import CENTERED, Problem
 from benchmarks._suite import Suite, say
 from benchmarks._summary import OURS, Found, table
+from benchmarks.peers.optax import NAME
+from benchmarks.peers.torch import EAGER
 from rmsprop_optax import dialects
 
 RATE, MOMENTUM, STEPS, EVERY = 1e-4, 0.9, 300, 10
 SPREADS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PARAMETERS, NAN_STEPS, QUICK_STEPS = 10_000, 500, 20
 # tf_keras has the curve of keras here, and timm that of tf1: dashes show both.
-STYLES = {"keras": "-", "tf_keras": "--", "optax": ":", "tf1": "-", "timm": "--"}
-STYLES |= {"torch": "-"}
+DIALECTS = ("keras", "tf_keras", "optax", "tf1", "timm", "torch")
+STYLES = dict(zip(DIALECTS, ("-", "--", ":", "-", "--", "-"), strict=True))
 # The contenders that each process measures.
-LIBRARIES = {"optax": (OURS, "optax.rmsprop"), "keras": ("Keras",)}
-LIBRARIES |= {"torch": ("PyTorch, eager",)}
+LIBRARIES = {"optax": (OURS, NAME), "keras": ("Keras",), "torch": (EAGER,)}
+LINES = ("o-", "D-.", "s--", "^:")
 
 
 def measure(peer: str, quick: bool) -> Found:
@@ -74,12 +76,9 @@ def draw(found: Found, path: Path) -> None:
         left.yaxis.set_minor_locator(NullLocator())
         left.set_title(f"RMSprop({RATE:g}, momentum={MOMENTUM:g})", fontsize=11)
         names = [name for name in curves if name not in STYLES]
-        for color, style, name in zip(
-            COLORS, ("o-", "D-.", "s--", "^:"), names, strict=False
-        ):
-            right.plot(
-                SPREADS, 100 * np.array(curves[name]), style, color=color, label=name
-            )
+        for color, line, name in zip(COLORS, LINES, names, strict=False):
+            percent = 100 * np.array(curves[name])
+            right.plot(SPREADS, percent, line, color=color, label=name)
         right.set(xlabel="spread of the gradients, relative to their mean", xscale="log")
         right.set(ylabel="parameters that are NaN (%)")
         right.set_title("centered=True, float32", fontsize=11)

@@ -95,8 +95,8 @@ def _quality(quick: bool) -> Found:
         curves = [_digits.train(tx, seed, steps, every) for seed in range(seeds)]
         losses = np.array([np.mean(curve[-LAST:]) for curve in curves])
         wide = losses if kind == WIDE else wide
+        cells = [f"{x.mean():.4f} ± {_error(x):.4f}" for x in (losses, losses - wide)]
         is_equal = losses.mean() - wide.mean() <= _error(wide)
-        cells = _with_error(losses), _with_error(losses - wide)
         lines.append([kind, *cells, "yes" if is_equal else "**no**"])
     header = ["moments", "loss", "minus float32, same seeds", "equal"]
     return table(QUALITY.format(steps, LAST, seeds), header, lines)
@@ -105,10 +105,6 @@ def _quality(quick: bool) -> Found:
 def _error(values: np.ndarray) -> float:
     """The standard error of the mean."""
     return float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def _with_error(values: np.ndarray) -> str:
-    return f"{values.mean():.4f} ± {_error(values):.4f}"
 
 
 SUITE = Suite("moments in 8 bits and in bfloat16 against float32", measure)
