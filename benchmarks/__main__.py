@@ -72,8 +72,8 @@ def _measure(name: str, options: argparse.Namespace, folder: Path) -> None:
             say(notes[-1])
         else:
             say(f"{name} against {peer}")
-            made = _run(name, peer, options)
-            parts[peer], device = made["found"], made["device"]
+            result = _run(name, peer, options)
+            parts[peer], device = result["found"], result["device"]
     if not parts:
         say(f"{name}: nothing to measure against {', '.join(options.peers)}")
         return

@@ -1,4 +1,4 @@
-"""What limits a step: memory bandwidth, dispatch or arithmetic."""
+"""What limits a step: memory bandwidth, dispatch, or arithmetic and allocation."""
 
 import math
 from collections.abc import Sequence
@@ -91,6 +91,6 @@ def race(
     is_bandwidth = over * needed <= 2 * moved
     if not is_bandwidth and a_leaf < DISPATCH_MS:
         return times, f"{dispatch}, {over:.2g} x bound"
-    kind = "memory bandwidth" if is_bandwidth else "arithmetic"
+    kind = "memory bandwidth" if is_bandwidth else "arithmetic, allocation"
     text = f"{moved:.3g} B a parameter of {needed:.3g} needed, {over:.2g} x bound"
     return times, f"{kind}: {text}"

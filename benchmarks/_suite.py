@@ -11,15 +11,9 @@ from benchmarks._summary import Found
 
 
 class Suite(NamedTuple):
-    """A suite of measurements.
+    """A suite. Each peer has a process, with the environment, that calls ``measure``.
 
-    Attributes:
-      about: One line.
-      measure: Checks and measures; called in a process of its own with the name of the
-        peer and whether the run is a quick one.
-      peers: Names in `benchmarks.peers.PEERS`.
-      environment: Variables of its processes.
-      draw: Draws the summary into a file.
+    Its arguments are the name of the peer, and whether the run is a quick one.
     """
 
     about: str

@@ -66,7 +66,7 @@ def _compilation(count: int, turns: int) -> list[Row]:
     for name, tx in transformations.items():
         lower = partial(_lower, tx, (params, jax.eval_shape(tx.init, params)), params)
         racing += [
-            Contender(f"{name}: tracing", lower, _clear_caches, steps=1),
+            Contender(f"{name}: tracing", lower, lambda _: jax.clear_caches(), steps=1),
             Contender(f"{name}: compiling", lambda x: x.compile(), lower, steps=1),
         ]
     times = race(racing, turns, warm_up=1)
@@ -82,10 +82,6 @@ def _lower(tx: Any, held: Any, grads: Any, _: Any) -> Any:
     # A new function for each call, because JAX caches what it has traced.
     step = jax.jit(lambda held, grads: _limit.step(tx, held, grads), donate_argnums=0)
     return step.lower(held, grads)
-
-
-def _clear_caches(_: int) -> None:
-    jax.clear_caches()
 
 
 SUITE = Suite(
