@@ -1,1 +1,1 @@
-"""Measurements, all of them by `python -m benchmarks` in a clone of this repository."""
+"""Benchmarks of this library against its peers: `python -m benchmarks` in a clone."""

@@ -1,4 +1,4 @@
-"""What all pictures have in common."""
+"""Pictures of summaries."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,23 +7,22 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; shapes tell them too.
-BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+from benchmarks._summary import Found, is_missed
+
+# Okabe and Ito's colors, which remain distinct for color-blind readers.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
-MOST_TICKS = 9
 
 
 @contextmanager
 def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure in inches, which is written when it is done."""
+    """A figure of a size in inches, which is saved at the end."""
     with mpl.rc_context({"font.size": 11}):
-        # White, not transparent: as readable on a dark page as on a light one.
-        made = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-        yield made
-        made.savefig(path, dpi=150)
+        drawn = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+        yield drawn
+        drawn.savefig(path, dpi=130)
 
 
 def tidy(axes: Axes) -> None:
@@ -33,21 +32,32 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def ratio_ticks(low: float, high: float) -> list[float]:
-    """Round numbers on a logarithmic axis, as many as have room beside each other."""
-    decades = [10.0**power for power in range(-3, 4)]
-    finest_first = [
-        [hundredths / 100 for hundredths in range(1, 1000)],
-        [twentieths / 20 for twentieths in range(1, 200)],
-        [tenths / 10 for tenths in range(1, 100)],
-        [part * decade for decade in decades for part in (1, 1.5, 2, 3, 5, 7)],
-        [part * decade for decade in decades for part in (1, 2, 5)],
-        decades,
-    ]
-    inside = [[t for t in ticks if low <= t <= high] for ticks in finest_first]
-    return next(ticks for ticks in inside if len(ticks) <= MOST_TICKS)
-
-
-def plain(value: float, _: object) -> str:
-    """Numbers on an axis as people write them."""
-    return f"{value:g}"
+def draw_ratios(found: Found, path: Path) -> None:
+    """Our time over the peer's: medians, quartiles, goals; hollow: a goal is missed."""
+    rows = found["rows"]
+    lines = list(dict.fromkeys(row["what"] for row in rows))
+    peers = list(dict.fromkeys(row["peer"] for row in rows))
+    with figure(path, 8, 1.6 + 0.3 * len(lines)) as drawn:
+        axes = drawn.subplots()
+        axes.set(xscale="log", xlabel="our time / time of the peer")
+        axes.axvline(1, color="0.3", lw=1)
+        for k, peer in enumerate(peers):
+            color, marker = COLORS[k % 7], MARKERS[k % 7]
+            shift = 0.5 * ((k + 0.5) / len(peers) - 0.5)
+            for row in (row for row in rows if row["peer"] == peer):
+                at, (low, median, high) = lines.index(row["what"]) + shift, row["ratio"]
+                axes.hlines(at, low, high, color=color, lw=1.5)
+                face = "white" if is_missed(row) else color
+                axes.plot(median, at, marker, ms=5, mec=color, mfc=face)
+                if row["goal"] is not None:
+                    axes.plot(row["goal"], at, "|", ms=9, color=color)
+            axes.plot([], [], marker, ms=5, color=color, label=peer)
+        axes.set_yticks(range(len(lines)), lines)
+        axes.invert_yaxis()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        tidy(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        drawn.legend(handles, labels, ncols=3, loc="outside upper center", frameon=False)
+        drawn.supxlabel("| goal    hollow: goal missed", fontsize=9)

@@ -1,89 +1,75 @@
-"""What a step is made on, and how it is asked for: the same for every framework."""
+"""Parameters, gradients and hyperparameters, the same for every framework."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 LEARNING_RATE, DECAY, EPSILON = 1e-2, 0.9, 1e-7
-SETS = 2  # of gradients, in turn: after equal ones a variance would go down to zero
+CLIP, WEIGHT_DECAY, EMA = 1.0, 1e-2, 0.99
+
+Shapes = Sequence[tuple[int, ...]]
+SMALL: Shapes = ((3, 50), (257,), (4, 4, 8))
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """Which RMSprop.
-
-    Attributes:
-      name: For people.
-      momentum: Of the update; 0: none.
-      centered: Whether the variance is taken.
-      clip: The largest norm of all gradients together.
-      ema: The decay of the average of the weights.
-      decay: Of the weights, decoupled.
-    """
+class Configuration(NamedTuple):
+    """RMSprop; with extras: clipped global norm, weight decay, average of the weights."""
 
     name: str
     momentum: float = 0.0
     centered: bool = False
-    clip: float | None = None
-    ema: float | None = None
-    decay: float | None = None
+    extras: bool = False
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Those of Keras's class, which are those of this library's factory too."""
+        """Arguments of Keras's class, which are also those of `rmsprop_optax.rmsprop`."""
         return {
             "learning_rate": LEARNING_RATE,
             "rho": DECAY,
             "momentum": self.momentum,
             "epsilon": EPSILON,
             "centered": self.centered,
-            "weight_decay": self.decay,
-            "global_clipnorm": self.clip,
-            "use_ema": self.ema is not None,
-            "ema_momentum": self.ema if self.ema is not None else 0.99,
+            "weight_decay": WEIGHT_DECAY if self.extras else None,
+            "global_clipnorm": CLIP if self.extras else None,
+            "use_ema": self.extras,
+            "ema_momentum": EMA,
         }
 
+
+PLAIN = Configuration("plain")
+MOMENTUM = Configuration("momentum", momentum=0.9)
+CENTERED = Configuration("centered", centered=True)
+BOTH = Configuration("centered + momentum", momentum=0.9, centered=True)
+EVERYTHING = Configuration("everything", momentum=0.9, centered=True, extras=True)
+CONFIGURATIONS = (PLAIN, MOMENTUM, CENTERED, BOTH, EVERYTHING)
+
+
+class Problem:
+    """Parameters, and sets of gradients in turn: with one set a variance decays to 0."""
+
+    def __init__(self, params: list[np.ndarray], grads: list[list[np.ndarray]]) -> None:
+        self.params, self.grads = params, grads
+
+    @classmethod
+    def normal(cls, shapes: Shapes) -> "Problem":
+        """Parameters and two sets of gradients, from the standard normal distribution."""
+        rng = np.random.default_rng(0)
+        sets = [[rng.standard_normal(s, np.float32) for s in shapes] for _ in range(3)]
+        return cls(sets[0], sets[1:])
+
     @property
-    def has_extras(self) -> bool:
-        """Whether it is more than RMSprop."""
-        return (self.clip, self.ema, self.decay) != (None, None, None)
+    def size(self) -> int:
+        """The number of values in all leaves."""
+        return sum(p.size for p in self.params)
 
+    @cached_property
+    def device_grads(self) -> list[list[jax.Array]]:
+        """As JAX arrays. Contenders share them: no step donates them."""
+        return [[jnp.asarray(g) for g in grads] for grads in self.grads]
 
-class Problem(NamedTuple):
-    """Parameters, and sets of gradients for them."""
-
-    params: list[np.ndarray]
-    grads: list[list[np.ndarray]]
-
-
-class Update(Protocol):
-    """Parameters and a state in memory of their own, and the step that moves them on."""
-
-    def prepare(self, which: int) -> Any:
-        """The set of gradients of that number, as the step wants it."""
-        ...
-
-    def __call__(self, grads: Any) -> None:
-        """One step, to its end."""
-        ...
-
-    def values(self) -> list[np.ndarray]:
-        """The parameters, and behind them their averages, where there are any."""
-        ...
-
-
-def problem(shapes: Sequence[tuple[int, ...]], seed: int = 0) -> Problem:
-    """Normal gradients: no mean that would drown the variance of those who subtract."""
-    rng = np.random.default_rng(seed)
-
-    def draw() -> list[np.ndarray]:
-        return [rng.standard_normal(shape, np.float32) for shape in shapes]
-
-    return Problem(draw(), [draw() for _ in range(SETS)])
-
-
-def which(rng: np.random.Generator) -> int:
-    """A set of gradients."""
-    return int(rng.integers(SETS))
+    def device_params(self) -> list[jax.Array]:
+        """Copies, for one contender that donates them to its step."""
+        return [jnp.array(p, copy=True) for p in self.params]

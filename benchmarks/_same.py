@@ -1,55 +1,38 @@
-"""Before anything is timed: contenders compute the same."""
+"""The check before timing: all contenders compute the same numbers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks._problem import SETS, Problem, Update, problem
-from benchmarks._shapes import SMALL
-
-STEPS = 6
+from benchmarks._timing import Contender
 
 
 def check(
-    make: Callable[[Problem], Mapping[str, Update]], what: str, steps: int = STEPS
+    contenders: Sequence[Contender],
+    begin: Sequence[np.ndarray],
+    seeds: Sequence[int] = range(6),
+    tolerance: float = 1e-3,
 ) -> None:
-    """Lets all of them take a few steps on a small problem.
-
-    Args:
-      make: From a problem to the contenders by name; none: a peer can't do this.
-      what: The case, for the message.
-      steps: How many.
+    """Compares how parameters change, from ``begin``, in a step for each seed.
 
     Raises:
-      AssertionError: If one of them ends elsewhere than the first, or nothing moves.
+      AssertionError: If a change differs from that of the first contender by more than
+        the tolerance, relative to the norm of the change.
     """
-    small = problem(SMALL)
-    contenders = make(small)
-    if not contenders:
-        return
-    (first, ours), *others = contenders.items()
-    expected = _moved(ours, small, steps)
-    for name, update in others:
-        found = _moved(update, small, steps)
-        if len(found) != len(expected):
-            raise AssertionError(f"{what}: {name} keeps other things than {first}.")
-        for here, there in zip(expected, found, strict=True):
-            np.testing.assert_allclose(
-                there,
-                here,
-                rtol=1e-3,
-                atol=1e-5,
-                err_msg=f"{what}: {name} is not the same as {first}.",
-            )
+    first, *others = contenders
+    expected = _changes(first, begin, seeds)
+    for other in others:
+        for a, b in zip(expected, _changes(other, begin, seeds), strict=True):
+            off = np.linalg.norm(b - a) / np.linalg.norm(a)
+            if not off <= tolerance:  # NaN is no match either
+                raise AssertionError(f"{other.name} differs from {first.name}: {off:.1e}")
 
 
-def _moved(update: Update, small: Problem, steps: int) -> list[np.ndarray]:
-    """The way that each number went: the numbers themselves would hide it."""
-    for step in range(steps):
-        update(update.prepare(step % SETS))
-    values = update.values()
-    begin = small.params * (len(values) // len(small.params))
-    moved = [value - p for value, p in zip(values, begin, strict=True)]
-    if not all(np.all(np.isfinite(way)) and np.any(way) for way in moved):
-        raise AssertionError("Something has not moved, or is not finite.")
-    return moved
+def _changes(
+    c: Contender, begin: Sequence[np.ndarray], seeds: Sequence[int]
+) -> list[np.ndarray]:
+    for seed in seeds:
+        c.run(c.prepare(seed))
+    values = [np.asarray(value, np.float32) for value in c.values()]
+    begins = list(begin) * (len(values) // len(begin))  # averages start there too
+    return [value - p for value, p in zip(values, begins, strict=True)]

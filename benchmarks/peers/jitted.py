@@ -1,97 +1,67 @@
-"""A step that JAX compiles, with parameters and state donated to it."""
+"""Contenders that JAX compiles, with parameters and state donated to the step."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks._limit import step
 from benchmarks._problem import Configuration, Problem
+from benchmarks._summary import OURS
+from benchmarks._timing import Contender
 from rmsprop_optax import finalize, rmsprop
 
-Grads = list[list[jax.Array]]
-Step = Callable[[Any, Any], Any]
+
+class Jitted:
+    """What a step holds, with the parameters first, and the compiled step."""
+
+    def __init__(self, held: Any, step: Callable[..., Any]) -> None:
+        self.held, self._step = held, jax.jit(step, donate_argnums=0)
+
+    def __call__(self, given: Any) -> None:
+        """One step. When one result of a program is ready, all are."""
+        self.held = self._step(self.held, given)
+        jax.tree.leaves(self.held[0])[0].block_until_ready()
 
 
-class JittedUpdate:
-    """`benchmarks._problem.Update` of a step from (what is held, gradients) to held."""
-
-    def __init__(
-        self,
-        held: Any,
-        step: Step,
-        grads: Grads,
-        values: Callable[[Any], list[jax.Array]] = lambda held: held[0],
-    ) -> None:
-        self._held, self._grads, self._values = held, grads, values
-        self._step = jax.jit(step, donate_argnums=0)
-
-    def prepare(self, which: int) -> list[jax.Array]:
-        """The gradients are on the device already."""
-        return self._grads[which]
-
-    def __call__(self, grads: list[jax.Array]) -> None:
-        """All results of a program are there when one is, here the first parameter."""
-        self._held = self._step(self._held, grads)
-        self._held[0][0].block_until_ready()
-
-    def values(self) -> list[np.ndarray]:
-        """The parameters, and behind them their averages, where there are any."""
-        return [np.asarray(value) for value in self._values(self._held)]
+def jitted(
+    name: str,
+    held: Any,
+    step: Callable[..., Any],
+    problem: Problem,
+    values: Callable[[Any], list[jax.Array]] = lambda held: held[0],
+) -> Contender:
+    """A contender, from what its step holds and ``step(held, grads)``."""
+    run, grads = Jitted(held, step), problem.device_grads
+    return Contender(
+        name,
+        run,
+        lambda seed: grads[seed % len(grads)],
+        lambda: [np.asarray(value) for value in values(run.held)],
+    )
 
 
-def to_device(problem: Problem) -> Grads:
-    """The gradients, which all contenders of a process may share: none consumes them."""
-    return jax.block_until_ready([_arrays(grads) for grads in problem.grads])
+def transformation(
+    name: str, tx: optax.GradientTransformation, problem: Problem
+) -> Contender:
+    """A contender of any transformation, without an average of the weights."""
+    params = problem.device_params()
+    return jitted(name, (params, tx.init(params)), partial(step, tx), problem)
 
 
-def copies(problem: Problem) -> list[jax.Array]:
-    """Parameters of one contender alone, who donates them."""
-    return _arrays(problem.params)
-
-
-def optax_step(tx: optax.GradientTransformation) -> Step:
-    """As everybody writes it."""
-
-    def step(held: Any, grads: Any) -> Any:
-        params, state = held
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    return step
-
-
-def of_transformation(
-    tx: optax.GradientTransformation, problem: Problem, grads: Grads
-) -> JittedUpdate:
-    """A step of any transformation that keeps no average."""
-    params = copies(problem)
-    return JittedUpdate((params, tx.init(params)), optax_step(tx), grads)
-
-
-def ours(c: Configuration) -> optax.GradientTransformationExtraArgs:
-    """This library's factory, for that configuration."""
-    return rmsprop(**c.arguments)
-
-
-def our_update(
+def ours(
     c: Configuration,
     problem: Problem,
-    grads: Grads,
-    make: Callable[[Configuration], optax.GradientTransformation] = ours,
-) -> JittedUpdate:
-    """This library's step."""
-    tx, params = make(c), copies(problem)
+    wrap: Callable[[Any], optax.GradientTransformation] = lambda tx: tx,
+    name: str = OURS,
+) -> Contender:
+    """`rmsprop_optax.rmsprop`, and the average of the weights where there is one."""
+    tx, params = wrap(rmsprop(**c.arguments)), problem.device_params()
 
     def values(held: Any) -> list[jax.Array]:
-        return held[0] + (finalize(*held) if c.ema is not None else [])
+        return held[0] + (finalize(*held) if c.extras else [])
 
-    held = params, tx.init(params)
-    return JittedUpdate(held, optax_step(tx), grads, values)
-
-
-def _arrays(arrays: list[np.ndarray]) -> list[jax.Array]:
-    # Copied: what is donated must not be NumPy's memory.
-    return [jnp.array(array, copy=True) for array in arrays]
+    return jitted(name, (params, tx.init(params)), partial(step, tx), problem, values)

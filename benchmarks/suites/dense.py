@@ -1,92 +1,91 @@
-"""A dense step of every kind, against every peer and against the memory's own speed."""
+"""A step on dense gradients against every peer; tracing and compilation."""
 
-from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
-from benchmarks import _shapes
-from benchmarks._problem import Configuration
-from benchmarks._report import markdown
-from benchmarks._suite import Found, Order, Suite
-from benchmarks.peers.keras_tensorflow import MOST_LEAVES
+import jax
+import jax.numpy as jnp
+
+from benchmarks import _limit, _same, peers
+from benchmarks._problem import BOTH, CONFIGURATIONS, MOMENTUM, SMALL, Problem, Shapes
+from benchmarks._suite import Suite, say
+from benchmarks._summary import OURS, Found, Row, compare
+from benchmarks._timing import Contender, race
+from benchmarks.peers.optax import NAME as OPTAX
+from benchmarks.peers.optax import make
 from benchmarks.peers.torch import MOST_COMPILED
-from benchmarks.suites import _cases, _dense_picture, _dense_summary
-from benchmarks.suites._cases import Case
+from rmsprop_optax import rmsprop
 
-CONFIGURATIONS = (
-    Configuration("plain"),
-    Configuration("momentum", momentum=0.9),
-    Configuration("centered", centered=True),
-    Configuration("centered + momentum", centered=True, momentum=0.9),
-)
-EXTRAS = (
-    Configuration("clipped", clip=1.0),
-    Configuration("weight decay", decay=1e-2),
-    Configuration("EMA", ema=0.99),
-)
-# Where something besides RMSprop is on: large, real, and many.
-EXTRA_SHAPES = ("one leaf of 32 M", "ResNet-50", "1,000 x 1,000")
-PEERS = ("optax", "keras-jax", "keras-tensorflow", "tensorflow", "torch")
-GOALS = {"optax.rmsprop": 1.02, "Optax's pieces": 1.02}
-FOREIGN_GOAL, FOREIGN = 0.8, ("Keras", "PyTorch")
-NOTES = {
-    "optax": [
-        "The floor: what a step must move (gradients read once, parameters and state "
-        "read and written), moved by an addition in place to one array.",
-    ],
-    "keras-tensorflow": [
-        f"Keras on TensorFlow: up to {MOST_LEAVES} leaves, as its graphs of a thousand "
-        "take minutes to make.",
-    ],
-    "torch": [
-        f"PyTorch's compiled step: up to {MOST_COMPILED} leaves, as its compiler takes "
-        "about a second for each.",
-        "TensorFlow's kernels and PyTorch have no decoupled decay and no average.",
-    ],
+SHAPES: dict[str, Shapes] = {
+    "1 leaf of 8": ((8,),),
+    "10 x 1,000": ((1000,),) * 10,
+    "1,000 x 1,000": ((1000,),) * 1000,
+    "1 leaf of 32 M": ((8192, 4096),),
 }
-REPETITIONS, NEAR_REPETITIONS, QUICK_REPETITIONS = 7, 15, 3
+QUICK_SHAPES: dict[str, Shapes] = {"3 small leaves": SMALL}
+GOALS = {"optax": 1.02, "keras": 0.8, "torch": 0.8}
+COMPILE_GOAL = 1.0
+TURNS, COMPILATIONS = 15, 5
+NOTES = {
+    "optax": "Tracing and compilation: momentum, leaves of 100 values.",
+    "keras": "Keras runs on JAX.",
+    "torch": "PyTorch's optimizer has no decoupled weight decay and no average; its "
+    f"compiled step is measured up to {MOST_COMPILED} leaves.",
+}
 
 
-def cases(quick: bool) -> Sequence[Case]:
-    """All that is raced, one after the other."""
-    if quick:
-        chosen = (CONFIGURATIONS[0], CONFIGURATIONS[-1])
-        return [Case(c, n, s) for n, s in _shapes.QUICK.items() for c in chosen]
-    plain = [Case(c, n, s) for n, s in _shapes.FULL.items() for c in CONFIGURATIONS]
-    more = [Case(c, n, _shapes.FULL[n]) for n in EXTRA_SHAPES for c in EXTRAS]
-    return [*plain, *more]
+def measure(peer: str, quick: bool) -> Found:
+    """All configurations and shapes against one peer."""
+    contenders, rows = peers.find(peer), list[Row]()
+    chosen = [c for c in CONFIGURATIONS if c != BOTH]
+    for c in chosen[1::2] if quick else chosen:
+        small = Problem.normal(SMALL)
+        if not (checked := contenders(c, small)):
+            continue
+        _same.check(checked, small.params)
+        bytes_ = _limit.bytes_a_parameter(rmsprop(**c.arguments))
+        for name, shapes in (QUICK_SHAPES if quick else SHAPES).items():
+            say(f"  {c.name}, {name}")
+            problem, turns = Problem.normal(shapes), 3 if quick else TURNS
+            ours, *others = contenders(c, problem)
+            times, limit = _limit.race([ours, *others], problem, bytes_, turns)
+            rows += [
+                compare(f"{c.name}, {name}", times, OURS, x.name, GOALS[peer], limit)
+                for x in others
+            ]
+    for count in ((5,) if quick else (10, 100, 1000)) if peer == "optax" else ():
+        say(f"  compilation, {count} leaves")
+        rows += _compilation(count, 2 if quick else COMPILATIONS)
+    return {"rows": rows, "notes": [NOTES[peer]]}
 
 
-def goal(name: str, case: Case) -> float | None:
-    """Of the ratio to the peer of that name; None: for information."""
-    del case
-    return FOREIGN_GOAL if name.startswith(FOREIGN) else GOALS.get(name)
+def _compilation(count: int, turns: int) -> list[Row]:
+    params = [jax.ShapeDtypeStruct((100,), jnp.float32)] * count
+    transformations = {OURS: rmsprop(**MOMENTUM.arguments), OPTAX: make(MOMENTUM)}
+    racing = []
+    for name, tx in transformations.items():
+        lower = partial(_lower, tx, (params, jax.eval_shape(tx.init, params)), params)
+        racing += [
+            Contender(f"{name}: tracing", lower, lambda _: jax.clear_caches(), steps=1),
+            Contender(f"{name}: compiling", lambda x: x.compile(), lower, steps=1),
+        ]
+    times = race(racing, turns, warm_up=1)
+    rows = []
+    for kind, limit in {"tracing": "Python", "compiling": "XLA"}.items():
+        both = {name: times[f"{name}: {kind}"] for name in transformations}
+        what = f"{kind}, {count:,} leaves"
+        rows.append(compare(what, both, OURS, OPTAX, COMPILE_GOAL, limit))
+    return rows
 
 
-def _settings(quick: bool) -> Found:
-    chosen = cases(quick)
-    return {
-        **_cases.settings(chosen, QUICK_REPETITIONS if quick else REPETITIONS),
-        "repetitions_against_optax": QUICK_REPETITIONS if quick else NEAR_REPETITIONS,
-        "leaves": {case.name: len(case.shapes) for case in chosen},
-    }
-
-
-def _measure(order: Order) -> Found:
-    settings = _settings(order.quick)
-    near = order.peer == "optax"
-    repetitions = settings["repetitions_against_optax" if near else "repetitions"]
-    chosen = cases(order.quick)
-    begin, end = (len(chosen) * i // order.parts for i in (order.part, order.part + 1))
-    found = _cases.measure(chosen[begin:end], repetitions, order, goal)
-    return {**found, "notes": [] if order.part else NOTES.get(order.peer, [])}
+def _lower(tx: Any, held: Any, grads: Any, _: Any) -> Any:
+    # A new function for each call, because JAX caches what it has traced.
+    step = jax.jit(lambda held, grads: _limit.step(tx, held, grads), donate_argnums=0)
+    return step.lower(held, grads)
 
 
 SUITE = Suite(
-    name="dense",
-    peers=PEERS,
-    settings=_settings,
-    measure=_measure,
-    markdown=markdown,
-    draw=_dense_picture.draw,
-    parts=5,
-    summary=_dense_summary.summary,
+    "a step on dense gradients, and its compilation",
+    measure,
+    peers=("optax", "keras", "torch"),
 )

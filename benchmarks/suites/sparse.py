@@ -1,200 +1,131 @@
-"""What a training step on an embedding table costs: by its rows, or by its weight."""
+"""A training step with an embedding table: gradients by rows against dense ones."""
 
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
+import optax
 
-from benchmarks._report import Row, markdown
-from benchmarks._suite import Found, Order, Suite
-from benchmarks._timing import Contender, Series, race
-from benchmarks.suites import _sparse_checks, _sparse_kernel, _sparse_picture
-from benchmarks.suites import _sparse_steps as _steps
+from benchmarks import _limit, _same
+from benchmarks._suite import Suite, say
+from benchmarks._summary import Found, Row, compare, table
+from benchmarks._timing import Contender, Times, race
+from benchmarks.peers.jitted import Jitted
+from rmsprop_optax import rmsprop, sparse
 
-MEMORY_HEIGHT = 1_000_000
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is measured.
-
-    Attributes:
-      heights: Of the tables by rows, ascending.
-      dense_heights: Those at which dense gradients have a chance; the last has a goal.
-      kernel_height: Of the table beside TensorFlow.
-      repetitions: Turns of each contender.
-      steps: In one turn, but for dense ones, which are long enough alone.
-    """
-
-    heights: tuple[int, ...]
-    dense_heights: tuple[int, ...]
-    kernel_height: int
-    repetitions: int
-    steps: int
-
-    @property
-    def turns(self) -> int:
-        """Of all contenders beside dense gradients, for the progress bar."""
-        return self.repetitions * (len(self.heights) + 2 * len(self.dense_heights))
+WIDTH, OUTPUTS, IDS = 64, 16, 4096
+RATE, EPSILON = 1e-2, 1e-7
+HEIGHTS, QUICK_HEIGHTS = (100_000, 1_000_000, 4_000_000), (1_000, 10_000, 40_000)
+GOAL, HEIGHT_GOAL, TURNS = 0.02, 1.5, 15
+CHECK_HEIGHT = 6_000  # 4,096 ids hit many of the rows twice
+MOVED = 5 * 4 * IDS * WIDTH  # gradient read; table and moment read and written
 
 
-FULL = Size((100_000, 1_000_000, 4_000_000), (100_000, 1_000_000), 1_000_000, 30, 20)
-QUICK = Size((10_000, 100_000), (10_000, 100_000), 100_000, 5, 5)
+class Method(NamedTuple):
+    """An optimizer, whether its gradients come by rows, and the dtype of the table."""
+
+    name: str
+    make: Callable[[], optax.GradientTransformation]
+    by_rows: bool
+    dtype: Any = jnp.float32
+
+    def start(self, height: int) -> Any:
+        """Parameters and state: a table and a small dense layer."""
+        rows = jnp.sin(jnp.arange(height, dtype=jnp.float32) + 1)
+        columns = jnp.cos(jnp.arange(WIDTH, dtype=jnp.float32))
+        kernel = jnp.sin(jnp.arange(WIDTH * OUTPUTS, dtype=jnp.float32))
+        params = {
+            "table": (0.1 * rows[:, None] * columns).astype(self.dtype),
+            "kernel": kernel.reshape(WIDTH, OUTPUTS).astype(self.dtype),
+        }
+        return params, self.make().init(params)
+
+    def step(self, held: Any, ids: jax.Array) -> Any:
+        """A whole training step."""
+
+        def loss(params: Any, ids: jax.Array) -> jax.Array:
+            found = params["table"]
+            rows = sparse.lookup(found, ids) if self.by_rows else found[ids]
+            # A sum over ids, so that epsilon is small against the gradients.
+            outputs = jnp.tanh(rows @ params["kernel"]).astype(jnp.float32)
+            return jnp.sum(jnp.mean(outputs**2, axis=-1))
+
+        grad_fn = jax.value_and_grad(loss)
+        if self.by_rows:
+            grad_fn = sparse.value_and_grad(loss, lambda params, ids: {"table": ids})
+        return _limit.step(self.make(), held, grad_fn(held[0], ids)[1])
+
+    def contender(self, height: int, name: str = "") -> Contender:
+        """On a table of that many rows, all of which are equally likely."""
+        run = Jitted(jax.jit(self.start, static_argnums=0)(height), self.step)
+
+        def prepare(seed: int) -> jax.Array:
+            places = np.random.default_rng(seed).random(IDS)
+            return jax.block_until_ready(jnp.asarray((places * height).astype(np.int32)))
+
+        def values() -> list[np.ndarray]:
+            return [np.asarray(run.held[0]["table"], np.float32)]
+
+        return Contender(name or self.name, run, prepare, values)
 
 
-def _size(quick: bool) -> Size:
-    return QUICK if quick else FULL
-
-
-def _settings(quick: bool) -> Found:
-    return {**asdict(_size(quick)), "ids": _steps.IDS, "width": _steps.WIDTH}
-
-
-def _measure(order: Order) -> Found:
-    size = _size(order.quick)
-    if order.peer == "tensorflow":
-        rows, found = _beside_kernel(size), {}
-    else:
-        rows, found = _beside_dense(size)
-    return {**found, "rows": [row.json(not order.quick) for row in rows]}
-
-
-def _beside_dense(size: Size) -> tuple[list[Row], Found]:
-    _sparse_checks.same_as_dense()
-    memory = _sparse_checks.memory(MEMORY_HEIGHT)
-    with tqdm(total=size.turns, unit="turn", file=sys.stderr) as progress:
-        heights = _race_of_heights(size, progress)
-        dense = _races_with_dense(size, progress)
-    found = {"memory_bytes": memory, "notes": [_memory_note(memory)]}
-    return [*_height_rows(heights), *dense], found
-
-
-def _beside_kernel(size: Size) -> list[Row]:
-    _sparse_checks.same_as_tensorflow()
-    with tqdm(total=2 * size.repetitions, unit="turn", file=sys.stderr) as progress:
-        return [_race_with_kernel(size, progress)]
-
-
-def _race_of_heights(size: Size, progress: Any) -> dict[int, Series]:
-    """The same step on tables of each height, in turn."""
-    progress.set_description("heights")
-    contenders = [_by_rows(height, size.steps) for height in size.heights]
-    times = race(contenders, _places, size.repetitions, progress.update)
-    return dict(zip(size.heights, times, strict=True))
-
-
-def _height_rows(heights: dict[int, Series]) -> list[Row]:
-    """Each height against the least; the goal is that of the greatest."""
-    (least, base), *others = heights.items()
-    goals = {others[-1][0]: 1.5}
-    return [
-        Row(
-            f"step, {height:,} rows",
-            series,
-            Series(f"{least:,} rows", base.milliseconds),
-            as_fast=False,
-            goal=goals.get(height),
-        )
-        for height, series in others
-    ]
-
-
-def _races_with_dense(size: Size, progress: Any) -> list[Row]:
-    """Rows and dense gradients in turn, at each height that dense ones can bear."""
-    goals = {size.dense_heights[-1]: 50.0}
-    made = []
-    for height in size.dense_heights:
-        progress.set_description(f"dense, {height:,} rows")
-        contenders = [_by_rows(height, size.steps), _densely(height)]
-        times = race(contenders, _places, size.repetitions, progress.update)
-        what = f"step, {height:,} rows"
-        made.append(Row(what, *times, as_fast=True, goal=goals.get(height)))
-    return made
-
-
-def _race_with_kernel(size: Size, progress: Any) -> Row:
-    """The update alone and TensorFlow's kernel in turn."""
-    height = size.kernel_height
-    progress.set_description(f"TensorFlow, {height:,} rows")
-    contenders = [_update_alone(height, size.steps), _kernel(height, size.steps)]
-    times = race(contenders, _places_and_values, size.repetitions, progress.update)
-    return Row(f"update alone, {height:,} rows", *times, as_fast=True, goal=2.0)
-
-
-def _by_rows(height: int, steps: int) -> Contender:
-    run = _steps.Training(_steps.BY_ROWS, height)
-    return Contender(f"{height:,} rows", _ids_for(height), run, steps)
-
-
-def _densely(height: int) -> Contender:
-    run = _steps.Training(_steps.DENSELY, height)
-    return Contender(_sparse_picture.DENSE, _ids_for(height), run, steps=1)
-
-
-def _update_alone(height: int, steps: int) -> Contender:
-    run = _steps.Training(_steps.UPDATE_ALONE, height)
-
-    def prepare(drawn: tuple[np.ndarray, np.ndarray]) -> Any:
-        places, values = drawn
-        return _steps.to_device(_ids(places, height), values)
-
-    return Contender("rmsprop_optax", prepare, run, steps)
-
-
-def _kernel(height: int, steps: int) -> Contender:
-    run = _sparse_kernel.KernelUpdate(np.asarray(_steps.table(height)))
-
-    def prepare(drawn: tuple[np.ndarray, np.ndarray]) -> Any:
-        places, values = drawn
-        return run.prepare(_ids(places, height), values)
-
-    return Contender("ResourceSparseApplyRMSProp", prepare, run, steps)
-
-
-def _places(rng: np.random.Generator) -> np.ndarray:
-    """In [0, 1): the same draw is ids of tables of all heights.
-
-    All rows are equally likely, which no cache likes: words of a language, of which few
-    are frequent, would be easier.
-    """
-    return rng.random(_steps.IDS)
-
-
-def _places_and_values(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """With gradients, and a quarter of the places given twice."""
-    places = _places(rng)
-    quarter = _steps.IDS // 4
-    places[-quarter:] = places[:quarter]
-    values = rng.standard_normal((_steps.IDS, _steps.WIDTH), np.float32)
-    return rng.permutation(places), values
-
-
-def _ids(places: np.ndarray, height: int) -> np.ndarray:
-    return (places * height).astype(np.int32)
-
-
-def _ids_for(height: int) -> Callable[[np.ndarray], Any]:
-    return lambda places: _steps.to_device(_ids(places, height))
-
-
-def _memory_note(memory: dict[str, Any]) -> str:
-    mega = {name: memory[name]["beside"] / 1e6 for name in ("by_rows", "densely")}
-    return (
-        f"Memory that a compiled step wants beside its arguments, at "
-        f"{memory['height']:,} rows (a table of {memory['table'] / 1e6:.0f} MB): "
-        f"{mega['by_rows']:.1f} MB by rows ({memory['share_of_table']:.1%} of the "
-        f"table), {mega['densely']:.0f} MB with a dense gradient."
-    )
-
-
-SUITE = Suite(
-    name="sparse",
-    peers=("optax", "tensorflow"),
-    settings=_settings,
-    measure=_measure,
-    markdown=markdown,
-    draw=_sparse_picture.draw,
+ROWS = Method("rmsprop", lambda: rmsprop(RATE, epsilon=EPSILON), True)
+DENSE = Method("dense, optax.rmsprop", lambda: optax.rmsprop(RATE, eps=EPSILON), False)
+DENSE_ADAM = Method("dense, optax.adam", lambda: optax.adam(RATE, eps=EPSILON), False)
+ADAM = Method("lazy(optax.adam)", lambda: sparse.lazy(DENSE_ADAM.make()), True)
+HALF = Method("rmsprop, bfloat16", ROWS.make, True, jnp.bfloat16)
+DENSE_HALF = Method(f"{DENSE.name}, bfloat16", DENSE.make, False, jnp.bfloat16)
+# The methods of each race, the tolerance of the check, the goal against the second one.
+RACES = (
+    ((ROWS, DENSE), 1e-3, GOAL),
+    ((ADAM, DENSE_ADAM), 1e-3, None),
+    ((HALF, DENSE_HALF, ROWS), 0.2, None),  # Optax keeps moments in bfloat16
 )
+
+
+def measure(peer: str, quick: bool) -> Found:
+    """By rows against dense; a low table against a high one; a bfloat16 table."""
+    del peer
+    low, middle, high = QUICK_HEIGHTS if quick else HEIGHTS
+    turns, rows = 3 if quick else TURNS, list[Row]()
+    for methods, tolerance, goal in RACES:
+        # The same ids at each step: the moments of other rows decay in dense steps.
+        begin = np.asarray(methods[0].start(CHECK_HEIGHT)[0]["table"], np.float32)
+        racing = [method.contender(CHECK_HEIGHT) for method in methods[:2]]
+        _same.check(racing, [begin], [0, 0, 0], tolerance)
+        say(f"  {methods[0].name}")
+        ours, *others = (method.contender(middle) for method in methods)
+        times = race([ours, *others, _limit.bound(MOVED)], turns)
+        what, limit = f"{ours.name}, {middle:,} rows", _text(times, ours.name)
+        for x in others:
+            x_goal = goal if x is others[0] else None
+            rows.append(compare(what, times, ours.name, x.name, x_goal, limit))
+    say("  heights")
+    racing = [ROWS.contender(height, f"{height:,} rows") for height in (high, low)]
+    times = race([*racing, _limit.bound(MOVED)], turns)
+    tall, short = (x.name for x in racing)
+    limit = _text(times, tall)
+    rows.append(compare(f"rmsprop, {tall}", times, tall, short, HEIGHT_GOAL, limit))
+    return {"rows": rows, "tables": [_memory(middle)]}
+
+
+def _text(times: Times, ours: str) -> str:
+    over = float(np.median(times[ours]) / np.median(times[_limit.BOUND]))
+    return f"gather and scatter of rows: {over:.2g} x bound of {MOVED / 1e6:.1f} MB"
+
+
+def _memory(height: int) -> Found:
+    """From shapes; nothing is allocated."""
+    lines, ids = [], jax.ShapeDtypeStruct((IDS,), jnp.int32)
+    for method in (ROWS, DENSE, ADAM, DENSE_ADAM, HALF, DENSE_HALF):
+        held = jax.eval_shape(lambda method=method: method.start(height))
+        beside = _limit.temporary_bytes(_limit.compile_step(method.step, held, ids))
+        sizes = beside, _limit.tree_bytes(held[0]["table"])
+        lines.append([method.name, *(f"{x / 1e6:.2f}" for x in sizes)])
+    title = f"Temporary memory of the compiled step, {height:,} rows:"
+    return table(title, ["step", "temporary, MB", "table, MB"], lines)
+
+
+SUITE = Suite(f"a training step with {IDS:,} ids of a table of {WIDTH} columns", measure)
