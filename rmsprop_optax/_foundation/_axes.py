@@ -85,9 +85,12 @@ def varying_seed(seed: jax.Array, x: Any) -> jax.Array:
     return seed
 
 
-def is_varying(tree: PyTree) -> bool:
-    """Whether a leaf differs, by its type, along an axis of the `shard_map` around."""
-    return any(_varying(leaf) for leaf in jax.tree.leaves(tree))
+def has_axes(tree: PyTree) -> bool:
+    """Whether a leaf, by its type, varies along an axis or is on a mesh of explicit ones."""
+    return any(
+        _varying(leaf) or jax.typeof(leaf).sharding.mesh.explicit_axes
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def _varying(x: Any) -> frozenset[Any]:

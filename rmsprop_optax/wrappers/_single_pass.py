@@ -1,94 +1,86 @@
-"""One pass over the memory: one loop of a step where XLA on CPU would make several."""
+"""One loop for each parameter, where XLA on CPU makes one for each result of a step."""
 
 import warnings
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
-from jax.extend.core import Jaxpr, subjaxprs
+from jax.extend import core  # JAX has no other way to evaluate single equations
 
-from rmsprop_optax._foundation._axes import is_varying
+from rmsprop_optax._foundation._axes import has_axes
 from rmsprop_optax._foundation._checks import check_whole_number
 from rmsprop_optax._foundation._state_leaves import owner_of
-from rmsprop_optax._foundation._trees import is_leaf
+from rmsprop_optax._foundation._trees import align, is_leaf, leaves_with_keys
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.wrappers._written_step import (
-    Moments,
-    WrittenStep,
-    count_copied,
-    write_anew,
-    write_down,
-)
 
-SWITCH = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
-_BRANCHES = {"cond", "while", "scan"}
+FLAG = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
+_ELEMENTWISE = """abs add and broadcast_in_dim clamp convert_element_type div eq exp exp2
+expm1 ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow
+rsqrt select_n sign sqrt square sub tanh"""  # names of primitives
+_Value = Callable[[int], Any]  # an array, by the turn that it is evaluated in
 
 
 def single_pass(
     inner: optax.GradientTransformation, min_size: int = 16_384
 ) -> optax.GradientTransformationExtraArgs:
-    """Has XLA on CPU read and write each array once a step: one loop for each parameter.
+    """Makes XLA on CPU read and write each array once in a step.
 
-    XLA on CPU makes a loop of each array that a step returns, and so reads what two of
-    them need twice: a plain step in float32 moves 28 bytes a parameter where 20 would
-    do, a centered one with momentum 56 where 36 would. It can make one loop of them all
-    where none is made of another one, and where the process was started with
+    XLA on CPU compiles one loop for each array that a step returns, and each loop reads
+    its operands: a plain step in float32 moves 28 bytes per parameter where 20 are
+    enough, a centered step with momentum 56 where 36 are enough. XLA can join the loops
+    of a parameter if they share no intermediate array and the process has the flag
 
     ```sh
     export XLA_FLAGS=--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true
     ```
 
-    So each moment is written down anew here, from the gradients, the state and the
-    parameters alone; in the loop XLA finds what they have in common, and computes it
-    once. The results are those of ``inner``, up to the last bits.
+    `single_pass` evaluates the elementwise part of a step separately for each result,
+    from operands that are rounded to more bits than they have. This changes no value.
+    Each result has another number of bits, so XLA finds no intermediate array in common
+    and joins the loops. The compiler then removes what is computed twice. Norms and
+    counters are computed once. The results are those of ``inner`` up to rounding.
 
-    The switch is XLA's own, for the whole process, and not on by default: jaxlib 0.10.2
-    aborts with it while it compiles scatters such as updates of tables by rows. Tested
-    with jaxlib 0.10.0 and 0.10.2; with 0.12.0.1 XLA makes copies, so there it warns.
+    The flag is XLA's, holds for the whole process, and is off by default. In Python, set
+    ``os.environ["XLA_FLAGS"]`` before the first use of JAX. With the flag, jaxlib 0.10.2
+    aborts when it compiles a scatter, such as an update of a table by rows; jaxlib
+    0.12.0.1 does not. Both versions are tested.
 
-    Where XLA does not make one loop of this, it copies every moment instead, and takes
-    several times as long. So it is asked, when a step is traced, by compiling it for one
-    parameter of each shape: where the switch is not in effect, or XLA finds too much in
-    the step (it joins loops of fewer than 20 operands, arrays and numbers together),
-    ``inner`` runs as it is, after a warning. Without a warning it does so outside of a
-    compiled step, on arrays that vary over the devices of a `jax.shard_map`, and on GPU
-    and TPU, where XLA joins loops by itself.
+    Separate loops would take several times as long. So at each trace, a step of one
+    parameter of each shape is compiled in both forms. If the new form does not move
+    fewer bytes, ``inner`` runs as it is, and a warning gives the reason. Without a
+    warning it runs as it is outside of compiled steps, on arrays that vary over devices
+    (`jax.shard_map`) or are sharded over explicit axes, and on GPU and TPU, where XLA
+    joins loops by default.
 
     Args:
-      inner: The transformation, of dense gradients. A parameter whose moments are not
-        all kept in its own shape and dtype (one byte, bfloat16, gradients by rows) is
-        updated as without this.
-      min_size: So is a parameter of fewer values: the time of a small loop is that of
-        starting it, and XLA takes long to join thousands of them.
+      inner: The transformation. A parameter is updated as without this if a moment has
+        another dtype (one byte, bfloat16) or if the gradient is given by rows.
+      min_size: Smaller parameters are updated as without this: they gain little, and XLA
+        takes long to join thousands of loops.
 
     Returns:
-      A transformation with the state of ``inner``; checkpoints fit both. Extra arguments
-      go to ``inner``.
+      A transformation with the state of ``inner``; checkpoints fit both.
 
     Raises:
       TypeError: For a ``min_size`` that is not an integer.
-      ValueError: For a negative one. At the first trace, for an ``inner`` that can't be
-        written down more than once: one with a branch or a loop over arrays in it
-        (gradient accumulation, ``skip_nonfinite``: these go outside), or with an effect
-        (a learning rate that is read live, a norm over devices).
+      ValueError: For a negative one. At a trace, for an ``inner`` with a branch or loop
+        over arrays (``skip_nonfinite``: wrap the result instead) or an effect (a learning
+        rate that is read at each step, a norm over devices).
 
     Warns:
       UserWarning: On CPU, where it has no effect, with the reason.
 
     Examples:
-      >>> import jax, jax.numpy as jnp
-      >>> import rmsprop_optax
+      >>> import jax, jax.numpy as jnp, rmsprop_optax
       >>> tx = rmsprop_optax.single_pass(rmsprop_optax.rmsprop(0.1))
       >>> params = jnp.array([10.0])
       >>> updates, state = jax.jit(tx.update)(params, tx.init(params), params)
       >>> print(updates)
       [-0.31622776]
-
-    References:
-      XLA, `xla/service/cpu/cpu_multi_output_fusion.cc`.
     """
     check_whole_number("min_size", min_size, least=0)
     inner = optax.with_extra_args_support(inner)
@@ -97,110 +89,163 @@ def single_pass(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         operands = (updates, state, params)
-        if not _is_traced(operands):
+        flat = jax.tree.leaves(operands)
+        if not any(isinstance(leaf, Tracer) for leaf in flat):
             return inner.update(*operands, **extra_args)
-        step = write_down(lambda *given: inner.update(*given, **extra_args), operands)
-        _check_repeatable(step.jaxpr)
-        moments = _find_moments(*operands, min_size)
-        if moments and _pays(step, operands, moments):
-            return write_anew(step, operands, moments)
-        return step(operands)
+        update = partial(inner.update, **extra_args)
+        step, shapes = jax.make_jaxpr(update, return_shape=True)(*operands)
+        _check(step.jaxpr)
+        results, given, joined = jax.tree.structure(shapes), [*step.consts, *flat], []
+        if jax.default_backend() == "cpu" and not has_axes(operands):
+            joined = _find_joined(operands, results, len(step.consts), min_size)
+        if joined and (reason := _reason_against(step.jaxpr, given, joined)):
+            warnings.warn(f"single_pass has no effect: {reason}", stacklevel=2)
+            joined = []
+        if not joined:
+            return jax.tree.unflatten(results, core.jaxpr_as_fun(step)(*flat))
+        made = [result() for result in _evaluate(step.jaxpr, given, joined)]
+        return jax.tree.unflatten(results, made)
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)
 
 
-def _is_traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
-
-
-def _check_repeatable(jaxpr: Jaxpr) -> None:
-    """Refuses what costs as much each time that it is written down."""
+def _check(jaxpr: core.Jaxpr) -> None:
+    """Refuses what can't be compiled by itself, or has no loops to join."""
     if jaxpr.effects:
         raise ValueError(
-            "single_pass writes its transformation down once for each moment, so it "
-            "can't hold what is felt outside of the program: "
-            f"{', '.join(sorted(map(str, jaxpr.effects)))}. A learning rate that is "
-            "read live goes into optax.inject_hyperparams around single_pass; a clip by "
-            "a norm over devices goes before it, in an optax.chain."
+            "single_pass compiles its transformation to compare two forms, so it can't "
+            f"have effects: {', '.join(sorted(map(str, jaxpr.effects)))}. Put a learning "
+            "rate that is read at each step into optax.inject_hyperparams around "
+            "single_pass, and a clip by a norm over devices before it."
         )
     for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        whole = [out.aval for out in equation.outvars if getattr(out.aval, "shape", ())]
-        if name in _BRANCHES and whole:
+        name, arrays = equation.primitive.name, list(filter(_shape, equation.outvars))
+        if name in ("cond", "while", "scan") and arrays:
             raise ValueError(
-                "single_pass writes its transformation down once for each moment, so it "
-                f"can't hold a `{name}` that returns arrays, here "
-                f"{whole[0].str_short()}. What branches goes around it, as in "
-                "accumulate_gradients(single_pass(rmsprop()), every_k=4) or "
-                "skip_nonfinite(single_pass(rmsprop()))."
+                f"single_pass can't join loops in a `{name}` that returns arrays, here "
+                f"{arrays[0].aval.str_short()}. Put the branch around single_pass, as in "
+                "accumulate_gradients(single_pass(rmsprop()), every_k=4)."
             )
-    for inner in subjaxprs(jaxpr):
-        _check_repeatable(inner)
+    for inner in core.subjaxprs(jaxpr):
+        _check(inner)
 
 
-def _find_moments(
-    updates: PyTree, state: PyTree, params: PyTree, min_size: int
-) -> Moments:
-    """The moments of each parameter whose moments can all be in one loop with it.
+def _shape(atom: Any) -> tuple[int, ...]:
+    return getattr(atom.aval, "shape", ())
 
-    Those of its own shape and dtype: XLA joins no others, and would copy them.
-    """
-    grads = jax.tree_util.tree_leaves_with_path(updates, is_leaf=is_leaf)
-    written = updates if params is None else params
-    kinds = [_kind(leaf) for leaf in jax.tree.leaves(written, is_leaf=is_leaf)]
-    dense = {keys: i for i, (keys, g) in enumerate(grads) if not is_leaf(g)}
-    moments: Moments = {}
-    odd = set()
-    for at, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(state)):
-        owner = owner_of(path, dense)
-        i = None if owner is None else dense[owner.keys]
-        # Counters and scales of blocks, in another shape, go with either form.
-        if i is None or _kind(leaf)[0] != kinds[i][0]:
-            continue
-        if _kind(leaf) == kinds[i] and leaf.size >= min_size:
-            moments.setdefault(i, []).append(at)
+
+class _Joined(NamedTuple):
+    """A parameter whose results are one loop: parameter and moments, by their numbers."""
+
+    kind: jax.ShapeDtypeStruct
+    operands: list[int]
+    results: list[int]
+
+
+def _kind(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jax.typeof(leaf).dtype)
+
+
+def _find_joined(operands: Any, results: Any, first: int, min_size: int) -> list[_Joined]:
+    """The parameters with moments of their own shape and dtype; XLA joins no others."""
+    updates, state, params = operands
+    kinds = dict(enumerate(map(_kind, jax.tree.leaves(operands)), first))
+    given = jax.tree.unflatten(jax.tree.structure(operands), kinds)
+    made = jax.tree.unflatten(results, range(results.num_leaves))
+    weights = (updates, given[0]) if params is None else (params, given[2])
+    rows = align(updates, *weights, made[0])
+    if rows is None or jax.tree.structure(state) != jax.tree.structure(made[1]):
+        return []
+    found = {
+        path: _Joined(_kind(p), [at], [r])
+        for (path, g), (_, p, at, r) in zip(leaves_with_keys(updates), rows, strict=True)
+        if not (is_leaf(g) or is_leaf(p)) and jnp.size(p) >= min_size
+    }
+    held = jax.tree_util.tree_leaves_with_path(given[1])
+    for (path, at), result in zip(held, jax.tree.leaves(made[1]), strict=True):
+        owner = owner_of(path, found)
+        # A leaf of another shape (a counter, the scales of blocks) is not in the loop.
+        if owner and found[owner.keys].kind.shape == kinds[at].shape:
+            found[owner.keys].operands.append(at)
+            found[owner.keys].results.append(result)
+    return [p for p in found.values() if {kinds[i] for i in p.operands[1:]} == {p.kind}]
+
+
+def _evaluate(jaxpr: core.Jaxpr, given: Any, joined: Any) -> list[Callable[[], Any]]:
+    """The results of a step; those that are joined share nothing but operands."""
+    turns = {result: turn for p in joined for turn, result in enumerate(p.results, 1)}
+    values = enumerate(_read(jaxpr, list(map(_marked, given))))
+    return [partial(value, turns.get(result, 0)) for result, value in values]
+
+
+def _read(jaxpr: core.Jaxpr, operands: Sequence[_Value]) -> list[_Value]:
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), operands, strict=True))
+
+    def read(atom: Any) -> _Value:
+        return _marked(atom.val) if isinstance(atom, core.Literal) else values[atom]
+
+    for equation in jaxpr.eqns:
+        name, shapes = equation.primitive.name, list(map(_shape, equation.invars))
+        given = [read(atom) for atom in equation.invars]
+        if name == "jit":
+            called = equation.params["jaxpr"]
+            made = _read(called.jaxpr, [*map(_marked, called.consts), *given])
+        elif name in _ELEMENTWISE.split() and any(shapes):
+            whole = ((), _shape(equation.outvars[0]))
+            # A smaller array is not part of the loop.
+            pairs = zip(given, shapes, strict=True)
+            given = [v if shape in whole else _marked(v(0)) for v, shape in pairs]
+            made = [cache(partial(_bind, equation, given))]
         else:
-            odd.add(i)
-    return {i: places for i, places in moments.items() if i not in odd}
+            made = _bind(equation, given, 0)
+            made = map(_marked, made if equation.primitive.multiple_results else [made])
+        values.update(zip(equation.outvars, made, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
 
 
-def _kind(leaf: Any) -> tuple[Any, Any]:
-    return (None, None) if is_leaf(leaf) else (jnp.shape(leaf), jnp.result_type(leaf))
+def _bind(equation: core.JaxprEqn, given: Sequence[_Value], turn: int) -> Any:
+    params = equation.primitive.get_bind_params(equation.params)
+    return equation.primitive.bind(*(value(turn) for value in given), **params)
 
 
-def _pays(step: WrittenStep, operands: PyTree, moments: Moments) -> bool:
-    """Whether XLA makes one loop of it; a warning where it could and does not."""
-    if is_varying(operands) or jax.default_backend() != "cpu":
-        return False
-    if not _joins_results():
-        _warn(
-            "XLA runs without the switch that it needs. Set the environment variable "
-            f"XLA_FLAGS={SWITCH} before Python starts."
-        )
-        return False
-    ordinary, anew = (
-        count_copied(step, operands, moments, anew=anew) for anew in (False, True)
+def _marked(x: Any) -> _Value:
+    """The same values in each turn, which XLA takes for another array."""
+    if not jnp.shape(x) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return lambda turn: x
+    bits = jnp.finfo(x.dtype)
+    rounded = partial(jax.lax.reduce_precision, x, bits.nexp)
+    return cache(lambda turn: rounded(bits.nmant + turn) if turn else x)
+
+
+def _reason_against(jaxpr: core.Jaxpr, given: Any, joined: Sequence[_Joined]) -> str:
+    """Why XLA makes it no better; empty if it does. Compiles, and runs nothing."""
+    if not _is_flag_set():
+        return f"XLA needs the flag XLA_FLAGS={FLAG}, set before the first use of JAX."
+    chosen = list({parameter.kind: parameter for parameter in joined}.values())
+
+    def part(joined: Sequence[_Joined], *given: Any) -> list[Any]:
+        results = _evaluate(jaxpr, given, joined)
+        new = [results[p.results[0]]() + given[p.operands[0]] for p in chosen]
+        return [*new, *(results[at]() for p in chosen for at in p.results[1:])]
+
+    count = partial(_bytes_moved, donate=[at for p in chosen for at in p.operands])
+    ordinary, separate = (count(partial(part, which), *given) for which in ([], chosen))
+    if separate < ordinary:
+        return ""
+    return (
+        f"XLA would move {separate:,.0f} bytes instead of {ordinary:,.0f} in a step of "
+        "one parameter of each shape. It joins loops of fewer than 20 operands, arrays "
+        "and numbers together: leave out an option that this step can do without."
     )
-    if anew > ordinary:
-        _warn(
-            f"XLA would copy moments, {anew - ordinary:,} values of one parameter of "
-            "each shape. With jaxlib 0.10 it makes one loop of fewer than 20 operands, "
-            "arrays and numbers together: leave out an option that this step can do "
-            "without. With jaxlib 0.12 it makes none."
-        )
-    return anew <= ordinary
 
 
-def _warn(reason: str) -> None:
-    warnings.warn(f"single_pass has no effect: {reason}", stacklevel=2)
+def _bytes_moved(fn: Callable[..., Any], *operands: Any, donate: Any = ()) -> float:
+    program = jax.jit(fn, donate_argnums=donate).lower(*map(_kind, operands)).compile()
+    return (program.cost_analysis() or {}).get("bytes accessed", 0.0)
 
 
 @cache
-def _joins_results() -> bool:
-    """Whether XLA makes one loop of two arrays that are made of the same two.
-
-    Not read off the environment, which does not tell what this release makes of it.
-    """
-    x = jax.ShapeDtypeStruct((8,), jnp.float32)
-    program = jax.jit(lambda x, y: (x * y, x + y)).lower(x, x).compile()
-    return (program.as_text() or "").count(" fusion(") == 1
+def _is_flag_set() -> bool:
+    """Whether XLA reads two arrays once for two results."""
+    x = jnp.ones(1024)
+    return _bytes_moved(lambda x, y: (x * y, x + y), x, x) < 5 * x.nbytes
