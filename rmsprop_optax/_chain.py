@@ -25,7 +25,7 @@ from rmsprop_optax.transforms._scale_by_stddev import scale_by_stddev
 from rmsprop_optax.transforms._weight_decay import decay_weights
 from rmsprop_optax.wrappers._accumulation import accumulate_gradients
 from rmsprop_optax.wrappers._cautious import cautious
-from rmsprop_optax.wrappers._precision import in_float32
+from rmsprop_optax.wrappers._precision import in_float32, keep_update_dtypes
 from rmsprop_optax.wrappers._skip_nonfinite import skip_nonfinite
 from rmsprop_optax.wrappers._split_complex import split_complex
 
@@ -51,6 +51,10 @@ def build(config: RmspropConfig) -> Rmsprop:
     if every_k is not None:
         rows = config.accumulate_rows
         step = accumulate_gradients(step, every_k, RowSums(rows) if rows else None)
+    if config.loss_scale_factor is not None:
+        step = keep_update_dtypes(
+            optax.chain(unscale_loss(config.loss_scale_factor), step)
+        )
     step = optax.chain(step, zeros_for_missing(), *_average(config))
     if config.skip_nonfinite:
         step = skip_nonfinite(step, axis_name=config.axis_name)
@@ -60,8 +64,6 @@ def build(config: RmspropConfig) -> Rmsprop:
 def _gradient(config: RmspropConfig) -> Stages:
     """What happens to the gradient before RMSprop sees it."""
     axis_name = config.axis_name
-    if config.loss_scale_factor is not None:
-        yield unscale_loss(config.loss_scale_factor)
     if config.maximize:
         yield optax.scale(-1.0)
     if config.clipvalue is not None:

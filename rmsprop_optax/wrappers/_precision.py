@@ -55,6 +55,21 @@ def in_float32(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def keep_update_dtypes(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Rounds the updates of ``inner`` to the dtypes of the gradients."""
+    inner = optax.with_extra_args_support(inner)
+
+    def update_fn(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
+    ) -> tuple[PyTree, PyTree]:
+        new, state = inner.update(updates, state, params, **extra_args)
+        return round_to(updates, new), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+
+
 def keep_dtypes(old: PyTree, new: PyTree) -> PyTree:
     """``new`` in the dtypes of ``old``: Optax's moments follow those of the gradients."""
 
