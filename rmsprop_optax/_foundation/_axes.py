@@ -86,7 +86,7 @@ def varying_seed(seed: jax.Array, x: Any) -> jax.Array:
 
 
 def has_axes(tree: PyTree) -> bool:
-    """Whether a leaf, by its type, varies along an axis or is on a mesh of explicit ones."""
+    """Whether a leaf, by its type, varies along an axis, or is on explicit axes."""
     return any(
         _varying(leaf) or jax.typeof(leaf).sharding.mesh.explicit_axes
         for leaf in jax.tree.leaves(tree)

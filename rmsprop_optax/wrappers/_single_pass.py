@@ -51,10 +51,9 @@ def single_pass(
 
     Separate loops would take several times as long. So at each trace, a step of one
     parameter of each shape is compiled in both forms. If the new form does not move
-    fewer bytes, ``inner`` runs as it is, and a warning gives the reason. Without a
-    warning it runs as it is outside of compiled steps, on arrays that vary over devices
-    (`jax.shard_map`) or are sharded over explicit axes, and on GPU and TPU, where XLA
-    joins loops by default.
+    fewer bytes, ``inner`` runs as it is, and a warning gives the reason. It does so
+    without a warning outside of compiled steps, on arrays that vary over devices or are
+    on explicit mesh axes, and on GPU and TPU, where XLA joins loops by default.
 
     Args:
       inner: The transformation. A parameter is updated as without this if a moment has
