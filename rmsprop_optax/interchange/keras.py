@@ -145,8 +145,13 @@ def export_state(
         if slot == "iteration":
             k = _steps(held, gradient_accumulation_steps)
             known = held.updates if step is None else step
-            updates = _whole("iteration", old) // k if known is None else known
-            made.append(np.asarray(updates * k + held.micro, np.int32))
+            if known is not None:
+                calls = known * k + held.micro
+            elif held.calls is not None:  # the average of the weights counts calls
+                calls = held.calls
+            else:
+                calls = _whole("iteration", old) // k * k + held.micro
+            made.append(np.asarray(calls, np.int32))
         elif slot == "learning_rate":
             rate = _rate(old) if held.learning_rate is None else held.learning_rate
             made.append(np.asarray(rate, np.float32))
