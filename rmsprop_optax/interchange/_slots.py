@@ -253,8 +253,9 @@ def _fill(moments: PyTree, leaves: Leaves) -> PyTree:
     return jax.tree_util.tree_map_with_path(put, moments, is_leaf=_is_parameter)
 
 
-def _as(old: Any, new: Any) -> jax.Array:
+def _as(old: Any, new: Any) -> Any:
     """``new`` in the dtype and the sharding of ``old``; None: ``old`` as it is."""
-    return (
-        old if new is None else jax.device_put(jnp.asarray(new, old.dtype), old.sharding)
-    )
+    if new is None:
+        return old
+    # A copy: `jnp.asarray` may share memory with a tensor that PyTorch changes in place.
+    return jax.device_put(jnp.array(new, old.dtype), old.sharding)

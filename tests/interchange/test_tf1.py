@@ -91,7 +91,7 @@ def test_thirty_steps_here_and_thirty_there(options: dict[str, Any]) -> None:
     tx = dialects.tf1(0.01, **options)
     mine = train(tx, start(tx, given.params), given, 0, HALF)
     theirs = Theirs(mine.params, **options)
-    exported = interchange.export_state(mine.state, names=NAMES)
+    exported = interchange.export_state(mine.state, names=NAMES, step=HALF)
     assert exported["global_step"] == HALF
     theirs.load(exported)
     assert_close(theirs.train(given, HALF, WHOLE).params(), whole.params(), given)
@@ -104,7 +104,7 @@ def test_there_and_back_again_loses_nothing(options: dict[str, Any]) -> None:
     place = dialects.tf1(0.01, **options).init(given.params)
     foreign = before | {"global_step": 30}
     state = interchange.import_state(foreign, place, names=NAMES)
-    after = interchange.export_state(state, names=NAMES)
+    after = interchange.export_state(state, names=NAMES, step=30)
     assert after["global_step"] == 30
     for slot in before:
         if slot == "momentum" and not options:
@@ -142,7 +142,7 @@ def test_a_checkpoint_of_a_saver(tmp_path: Path, centered: bool) -> None:
     place = tx.init({"w": jnp.zeros(2)})
     names = {"w": "fc/weights"}
     state = interchange.import_state(prefix, place, names=names)
-    exported = interchange.export_state(state, names=names)
+    exported = interchange.export_state(state, names=names, step=3)
     assert exported["global_step"] == 3
     for slot, array in slots.items():
         np.testing.assert_array_equal(exported[slot]["fc/weights"], array)
@@ -197,11 +197,17 @@ def test_what_does_not_fit_is_named(foreign: Any, options: Any, words: str) -> N
 
 
 def test_without_a_global_step_the_count_stays() -> None:
-    tx = dialects.tf1(0.01)
-    _, state = tx.update({"w": jnp.ones(2)}, _place())
+    tx = dialects.tf1(optax.constant_schedule(0.01))
+    _, state = tx.update({"w": jnp.ones(2)}, tx.init({"w": jnp.ones(2)}))
     after = interchange.import_state({"rms": ONES}, state)
-    assert int(after[0][0].count) == 1
-    assert int(after[0][1].count) == 1
+    assert int(optax.tree.get(after, "count")) == 1
+    assert interchange.export_state(after)["global_step"] == 1
+
+
+@pytest.mark.parametrize("step", [-5, 2.7, np.nan, np.inf, 2**40, "3"])
+def test_a_global_step_that_is_not_a_count(step: Any) -> None:
+    with pytest.raises(ValueError, match="`global_step` must be a"):
+        interchange.import_state({"rms": ONES, "global_step": step}, _place())
 
 
 def test_what_tensorflow_cannot_hold_is_refused() -> None:

@@ -67,14 +67,8 @@ def test_thirty_steps_there_and_thirty_here(kind: str, options: dict[str, Any]) 
     state = interchange.import_state(
         theirs.optimizer.state_dict(), tx.init(params), order=ORDER
     )
-    assert int(optax.tree.get(state, "count", filtering=_of_rms)) == HALF
     mine = train(tx, Run(params, state), given, HALF, WHOLE)
     assert_close(mine.params, theirs.train(given, HALF, WHOLE).params(), given)
-
-
-def _of_rms(path: Any, value: Any) -> bool:
-    del value
-    return path[-1].tuple_name in ("ScaleByRmsState", "ScaleByStddevState")
 
 
 @every_option
@@ -172,7 +166,7 @@ def test_complex_parameters() -> None:
         tensor.grad = torch.tensor(gradient)
         optimizer.step()
     tx = dialects.torch(momentum=0.9, centered=True)
-    params = jnp.asarray(tensor.numpy())
+    params = jnp.array(tensor.numpy())  # a copy: PyTorch changes the tensor in place
     before = optimizer.state_dict()
     state = interchange.import_state(before, tx.init(params))
     back = interchange.export_state(state, before)
@@ -346,7 +340,7 @@ def test_what_pytorch_cannot_hold_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             interchange.export_state(rmsprop(**arguments).init(params), like)
-    tx = optax.chain(dialects.torch(), optax.scale_by_schedule(lambda count: 1.0))
+    tx = optax.chain(dialects.torch(), optax.ema(0.9))
     state = tx.init(params)
     with pytest.raises(ValueError, match="belongs to no transformation of this library"):
         interchange.export_state(state, like)
