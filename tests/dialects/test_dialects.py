@@ -13,17 +13,17 @@ import rmsprop_optax
 from rmsprop_optax import dialects
 
 SIGNATURES = {
-    "keras": "learning_rate=0.001, rho=0.9, momentum=0.0, epsilon=1e-07, centered=False, "
+    "keras": "learning_rate=0.001, rho=0.9, momentum=None, epsilon=1e-07, centered=False, "
     "weight_decay=None, clipnorm=None, clipvalue=None, global_clipnorm=None, "
     "use_ema=False, ema_momentum=0.99, ema_overwrite_frequency=None, name='rmsprop'",
-    "tf_keras": "learning_rate=0.001, rho=0.9, momentum=0.0, epsilon=1e-07, "
+    "tf_keras": "learning_rate=0.001, rho=0.9, momentum=None, epsilon=1e-07, "
     "centered=False, name='RMSprop'",
-    "tf1": "learning_rate, decay=0.9, momentum=0.0, epsilon=1e-10, use_locking=False, "
+    "tf1": "learning_rate, decay=0.9, momentum=None, epsilon=1e-10, use_locking=False, "
     "centered=False, name='RMSProp'",
-    "torch": "lr=0.01, alpha=0.99, eps=1e-08, weight_decay=0.0, momentum=0.0, "
+    "torch": "lr=0.01, alpha=0.99, eps=1e-08, weight_decay=None, momentum=None, "
     "centered=False, capturable=False, foreach=None, maximize=False, "
     "differentiable=False",
-    "timm": "lr=0.01, alpha=0.9, eps=1e-10, weight_decay=0.0, momentum=0.0, "
+    "timm": "lr=0.01, alpha=0.9, eps=1e-10, weight_decay=None, momentum=None, "
     "centered=False, decoupled_decay=False, corrected_weight_decay=False, "
     "lr_in_momentum=True, caution=False, foreach=None",
     "optax": "learning_rate, decay=0.9, eps=1e-08, initial_scale=0.0, "
@@ -39,6 +39,7 @@ def _rate_name(name: str) -> str:
 
 @every_dialect
 def test_arguments_order_and_defaults_are_the_frameworks(name: str) -> None:
+    """But for None in the place of a 0.0 that switches a stage off."""
     positional = [
         p.replace(annotation=p.empty)
         for p in inspect.signature(getattr(dialects, name)).parameters.values()
@@ -129,5 +130,5 @@ def test_torch_accepts_what_is_always_so_in_jax() -> None:
 
 def test_torch_decay_needs_the_parameters() -> None:
     tx = dialects.torch(weight_decay=0.1)
-    with pytest.raises(ValueError, match="needs the parameters, got `params=None`"):
+    with pytest.raises(ValueError, match="not passing `params`"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))

@@ -119,20 +119,48 @@ def test_parameter_groups_are_a_partition() -> None:
         optimizer.step()
     labels = {"dense/kernel": "a", "scale": "b", "dense/bias": "b"}
     tx = optax.partition({g: dialects.torch(**a) for g, a in groups.items()}, labels)
-    params = {n: jnp.asarray(t.numpy()) for n, t in tensors.items()}
+    params = {n: jnp.array(t.numpy()) for n, t in tensors.items()}
     order = ["dense/kernel", "scale", "dense/bias"]
     before = optimizer.state_dict()
     state = interchange.import_state(before, tx.init(params), order=order)
+    back = interchange.export_state(state, before, order=order)
+    np.testing.assert_array_equal(
+        back["state"][1]["grad_avg"], before["state"][1]["grad_avg"]
+    )
     mine = train(tx, Run(params, state), given, HALF, WHOLE)
     for t in range(HALF, WHOLE):
         for name, tensor in tensors.items():
             tensor.grad = torch.tensor(given.grads[name][t])
         optimizer.step()
     assert_close(mine.params, {n: t.numpy() for n, t in tensors.items()}, given)
-    back = interchange.export_state(state, before, order=order)
-    np.testing.assert_array_equal(
-        back["state"][1]["grad_avg"], before["state"][1]["grad_avg"]
+
+
+def test_labels_of_a_partition_do_not_change_the_order_of_the_parameters() -> None:
+    """Two parameters of one shape, and labels that sort the other way round."""
+    torch = peer("torch", "torch")
+    a, b = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = torch.optim.RMSprop([{"params": [a], "lr": 0.1}, {"params": [b]}])
+    ((a**2).sum() + 100 * (b**2).sum()).backward()
+    optimizer.step()
+    params = {"a_head": jnp.ones(3), "b_body": jnp.ones(3)}
+    tx = optax.partition(
+        {"head": dialects.torch(lr=0.1), "body": dialects.torch()},
+        {"a_head": "head", "b_body": "body"},
     )
+    before = optimizer.state_dict()
+    state = interchange.import_state(before, tx.init(params))
+    nu = {
+        name: float(moment[name][0])
+        for _, moment in optax.tree.get_all_with_path(state, "nu")
+        for name in params
+        if hasattr(moment[name], "shape")
+    }
+    assert nu == pytest.approx({"a_head": 0.04, "b_body": 400.0})
+    back = interchange.export_state(state, before)
+    for i in range(2):
+        np.testing.assert_array_equal(
+            back["state"][i]["square_avg"], before["state"][i]["square_avg"]
+        )
 
 
 def test_names_instead_of_an_order_and_transposed_weights() -> None:

@@ -110,38 +110,24 @@ def test_a_parameters_own_sharding_is_followed() -> None:
     }
 
 
-class Codes(optax.ScaleByRmsState):
-    """Something kept in a parameter's place, of other shapes than its own."""
-
-
-def _coded() -> optax.GradientTransformation:
-    def init_fn(params: Any) -> Any:
-        def code(p: Any) -> Any:
-            blocks = (*p.shape[:-1], -(-p.shape[-1] // 16))
-            return {"codes": jnp.zeros(p.shape, jnp.int8), "scales": jnp.zeros(blocks)}
-
-        return Codes(jnp.zeros([], jnp.int32), jax.tree.map(code, params))
-
-    return optax.GradientTransformation(init_fn, lambda u, s, p=None: (u, s))
-
-
-def test_codes_and_scales_of_other_shapes() -> None:
+def test_codes_and_their_scales() -> None:
     both = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
     spread = jax.NamedSharding(both, jax.P(None, "model"))
     params = {
-        "wide": jax.ShapeDtypeStruct((8, 64), jnp.float32, sharding=spread),
-        "short": jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=spread),
-        "flat": jax.ShapeDtypeStruct((64,), jnp.float32),
+        "wide": jax.device_put(jnp.zeros((8, 64)), spread),
+        "rows": jnp.zeros((8, 16)),
+        "flat": jnp.zeros(64),
     }
-    nu = optax.tree.get(parallel.state_sharding(_coded(), params, both), "nu")
-    found = jax.tree.map(lambda sharding: sharding.spec, nu)
-    assert found["wide"] == {
-        "codes": jax.P("data", "model"),
-        "scales": jax.P("data", "model"),
+    storage = ro.MomentStorage("int8", block_size=16, min_size=0)
+    tx = ro.low_precision(ro.scale_by_rms(), storage)
+    found = jax.tree.map(lambda x: x.spec, parallel.state_sharding(tx, params, both))
+    assert found.inner_state.nu == {
+        "wide": jax.P("data", "model"),
+        "rows": jax.P("data"),
+        "flat": jax.P("data"),
     }
-    # One scale for each row: nothing of it left for the columns' axis.
-    assert found["short"] == {"codes": jax.P("data", "model"), "scales": jax.P("data")}
-    assert found["flat"] == {"codes": jax.P("data"), "scales": jax.P("data")}
+    assert found.scales.nu == found.inner_state.nu
+    assert found.seed == jax.P()
 
 
 def test_parameters_that_are_one_array_and_names_that_contain_one_another() -> None:
@@ -162,7 +148,7 @@ def test_rows_that_wait_are_whole() -> None:
     params = {"table": jnp.ones((64, 4))}
     shardings = parallel.state_sharding(tx, params, mesh(8))
     opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
-    waiting = optax.tree.get(opt_state, "acc_grads")["table"]
+    waiting = optax.tree.get(opt_state, "acc_grads")
     assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(waiting))
 
 
