@@ -91,7 +91,7 @@ def _descent(config: RmspropConfig) -> Stages:
     if is_on(config.momentum):
         momentum = optax.trace(config.momentum, config.nesterov)
         stages.insert(2 if config.lr_in_momentum else 1, momentum)
-    yield cautious(optax.chain(*stages)) if config.cautious else optax.chain(*stages)
+    yield from [cautious(optax.chain(*stages))] if config.cautious else stages
 
 
 def _decay(config: RmspropConfig) -> Stages:

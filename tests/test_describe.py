@@ -22,7 +22,7 @@ keras.optimizers.RMSprop
   b = 0.9 b + η(t) g / s            momentum, the learning rate inside
   p = p - (η(t) g / s + 0.9 b)      Nesterov's
   η(t)                              the learning rate at call t, from 0
-  a = 0.999 a + 0.001 p             average: `finalize` gets it
+  a = 0.999 a + 0.001 p             average: `finalize` returns it
   p = a                             every 10 iterations
   g infinite or NaN                 the call is dropped"""
 
@@ -74,15 +74,6 @@ def test_lines(tx: Any, line: str) -> None:
     assert line in describe(tx)
 
 
-@pytest.mark.parametrize("name", dialects.__all__)
-def test_a_dialect_is_described_with_its_defaults(name: str) -> None:
-    dialect = getattr(dialects, name)
-    text = describe(dialect)
-    given = ["η(t) g / s"] if "η(t)" in text else ["0.001 g / s", "0.01 g / s"]
-    assert any(f"p = p - {step}" in text for step in given)
-    assert len(text.splitlines()) <= 5
-
-
 def test_traced_numbers_are_called_traced() -> None:
     texts = []
 
@@ -96,7 +87,7 @@ def test_traced_numbers_are_called_traced() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [optax.rmsprop, optax.chain(rmsprop()), optax.sgd(0.1), "rmsprop", rmsprop().init],
+    [rmsprop, rmsprop()._replace(init=rmsprop().init), optax.chain(rmsprop()), optax.sgd(0.1), "rmsprop", rmsprop().init],
 )
 def test_others_are_refused(other: Any) -> None:
     with pytest.raises(TypeError, match="takes what `rmsprop` or a dialect returned"):

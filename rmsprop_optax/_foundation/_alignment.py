@@ -53,14 +53,14 @@ def check_found_once(found: list[str], what: str, remedy: str) -> None:
         raise ValueError(f"The state holds {len(found)} of {what}: {found}. {remedy}")
 
 
-def check_can_hold(held: Any, new: jax.Array) -> None:
-    """A real moment can't hold a complex value."""
-    if jnp.iscomplexobj(new) and not jnp.iscomplexobj(held):
-        raise TypeError(
-            f"A gradient of shape {jnp.shape(new)} is complex, but its moment has dtype "
-            f"{held.dtype}: the parameter was real when `tx.init` was called. "
-            "Take the gradient's real part, or make the parameter complex."
-        )
+def complex_message(updates: PyTree, index: int) -> str:
+    """What is wrong with a complex gradient of a real moment."""
+    path, g = list(leaves_with_paths(updates))[index]
+    return (
+        f"Gradient '{path}' is {jnp.result_type(g)}, but its moment is real: the parameter "
+        "was real when `tx.init` was called. Take the gradient's real part, or make the "
+        "parameter complex."
+    )
 
 
 def check_dense(updates: PyTree) -> None:

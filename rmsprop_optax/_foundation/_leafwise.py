@@ -10,8 +10,8 @@ from rmsprop_optax._foundation._alignment import (
     MOMENTS,
     PARAMS,
     aligned,
-    check_can_hold,
     check_parameters,
+    complex_message,
 )
 from rmsprop_optax._foundation._dtypes import (
     cast,
@@ -63,9 +63,11 @@ def map_moments(
         weights = [(p,) for _, p in aligned(updates, params, what=PARAMS)]
     if beside is not None:
         weights = [(x,) for x in jax.tree.leaves(beside, is_leaf=is_leaf)]
-    columns = [
-        _apply(rule, g, held, p) for (g, *held), p in zip(rows, weights, strict=True)
-    ]
+    columns = []
+    for index, ((g, *held), p) in enumerate(zip(rows, weights, strict=True)):
+        columns.append(_apply(rule, g, held, p))
+        if g is not None and not all(map(_can_hold, held, columns[-1][1:])):
+            raise TypeError(complex_message(updates, index))
     return tuple(
         rebuild(updates, [column[i] for column in columns])
         for i in range(len(moments) + 1)
@@ -101,7 +103,11 @@ def _apply(
     moments = (cast(m, jnp.promote_types(m.dtype, real_dtype(wide))) for m in held)
     weights = (cast(p, leaf_dtype(p)) for p in params)
     update, *new = rule(cast(g, wide), *moments, *weights)
-    for old, moment in zip(held, new, strict=True):
-        check_can_hold(old, moment)
-    kept = (cast(moment, old.dtype) for old, moment in zip(held, new, strict=True))
+    pairs = zip(held, new, strict=True)
+    kept = (cast(x, m.dtype) if _can_hold(m, x) else x for m, x in pairs)
     return narrow(update, dtype), *kept
+
+
+def _can_hold(old: Any, new: Any) -> bool:
+    """Whether a moment can hold a value: a real one can't hold a complex value."""
+    return jnp.iscomplexobj(old) or not jnp.iscomplexobj(new)
