@@ -1,7 +1,7 @@
 """RMSprop for JAX, complete: one factory, assembled from small Optax transformations.
 
-Start with [`rmsprop`][rmsprop_optax.rmsprop]. The transformations and wrappers that it is
-made of are here too, for chains of your own; `sparse.lazy` and `low_precision` work around
+Start with [`rmsprop`][rmsprop_optax.rmsprop]. Its transformations and wrappers are here
+too, for chains of your own; `sparse.lazy` and `low_precision` work around
 any Optax transformation.
 """
 

@@ -55,9 +55,9 @@ def rmsprop(
     [`describe`][rmsprop_optax.describe] prints these lines with the values of a
     transformation.
 
-    The order of the step: divide by the loss scale, average over the accumulation, clip
-    (one kind), second moment or variance, learning rate, momentum, decoupled weight decay,
-    average of the new weights.
+    The order of the step: divide by the loss scale, average over the accumulation,
+    clip (one kind), second moment or variance, learning rate, momentum, decoupled weight
+    decay, average of the new weights.
 
     It computes in float32 or wider, and keeps moments in the parameter's dtype or
     float32, whichever is wider. Updates have the dtype of the gradients. Where a gradient
@@ -124,7 +124,8 @@ def rmsprop(
         have no effect without another one; at the first trace, for gradients that do
         not fit the state, or ``params=None`` where they are needed.
       TypeError: For what is not a number, a mask that is not a tree of booleans, a
-        learning-rate callable of two arguments, and, at ``init``, for parameters that are not floating-point or complex.
+        learning-rate callable of two arguments, and, at ``init``, for parameters that
+        are not floating-point or complex.
 
     Examples:
       One step of the seed example of tf.keras, which documents 9.683772:

@@ -87,7 +87,14 @@ def test_traced_numbers_are_called_traced() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [rmsprop, rmsprop()._replace(init=rmsprop().init), optax.chain(rmsprop()), optax.sgd(0.1), "rmsprop", rmsprop().init],
+    [
+        rmsprop,
+        rmsprop()._replace(init=rmsprop().init),
+        optax.chain(rmsprop()),
+        optax.sgd(0.1),
+        "rmsprop",
+        rmsprop().init,
+    ],
 )
 def test_others_are_refused(other: Any) -> None:
     with pytest.raises(TypeError, match="takes what `rmsprop` or a dialect returned"):

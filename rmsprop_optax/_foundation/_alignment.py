@@ -57,9 +57,9 @@ def complex_message(updates: PyTree, index: int) -> str:
     """What is wrong with a complex gradient of a real moment."""
     path, g = list(leaves_with_paths(updates))[index]
     return (
-        f"Gradient '{path}' is {jnp.result_type(g)}, but its moment is real: the parameter "
-        "was real when `tx.init` was called. Take the gradient's real part, or make the "
-        "parameter complex."
+        f"Gradient '{path}' is {jnp.result_type(g)}, but its moment is real: the "
+        "parameter was real when `tx.init` was called. Take the gradient's real "
+        "part, or make the parameter complex."
     )
 
 

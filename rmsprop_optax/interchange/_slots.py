@@ -39,7 +39,7 @@ class Slots(NamedTuple):
     Attributes:
       updates: Updates so far; None where the state does not count them.
       micro: Calls since the last update, where gradients are accumulated, else 0.
-      calls: Calls so far, as the average of the parameters counts them; None: not counted.
+      calls: Calls so far, as the average of the parameters counts them, or None.
       nu: Means of squares; of a complex parameter that is two real ones, both in one.
       mu: Means of gradients; None where the run is not centered.
       trace: Momentum, in the sign in which it is subtracted; None without.

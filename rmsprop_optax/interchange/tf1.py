@@ -134,8 +134,8 @@ def export_state(
     Returns:
       The slots by name: ``"rms"``, ``"momentum"`` (zeros without momentum, for
       TensorFlow has the slot then too), ``"mg"`` where centered, each a mapping from the
-      variable's name to its array, and ``"global_step"``, unless nobody counted. Load it by
-      ``optimizer.get_slot(variable, slot).assign(array)``.
+      variable's name to its array, and ``"global_step"``, unless nobody counted. Load it
+      by ``optimizer.get_slot(variable, slot).assign(array)``.
 
     Raises:
       ValueError: For what TensorFlow's optimizer cannot hold: an average of the

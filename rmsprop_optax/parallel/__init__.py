@@ -1,9 +1,9 @@
 """Training on many devices: steps over a mesh axis, and the sharding of the state.
 
 `data_parallel` makes a training step of a loss and a transformation: parameters and state
-are whole on every device, and each has a part of the batch. `sharded_data_parallel` shards
-the state too (ZeRO-1); `state_sharding` says how, for steps of your own under `jax.jit`.
-Meshes, collectives and processes are JAX's.
+are whole on every device, and each has a part of the batch. `sharded_data_parallel`
+shards the state too (ZeRO-1); `state_sharding` says how, for steps of your own
+under `jax.jit`. Meshes, collectives and processes are JAX's.
 """
 
 from rmsprop_optax.parallel._placing import bytes_per_device

@@ -61,9 +61,9 @@ def lazy_variance(
     """The variance v/c - |m/c|^2 where c is the weight at ``clock``, not at ``count``.
 
     ``mu`` and ``nu`` are what `corrected_variance` returned after ``count`` values, of
-    ``clock`` steps. Where both are equal this is nu / c. A row of an embedding table has
-    fewer values than steps. Then its m = mu c_count and v = nu + |mu|^2 c_count give a sum
-    of two terms that are not negative::
+    ``clock`` steps. Where both are equal this is nu / c. A row of a table has
+    fewer values than steps. Its m = mu c_count and v = nu + |mu|^2 c_count give a sum of
+    two terms that are not negative::
 
         nu / c + |mu|^2 (c_count / c) (1 - c_count / c)
     """

@@ -42,8 +42,8 @@ def value_and_grad(
       rows as there are ids.
 
     Raises:
-      ValueError: For a path that is not a table, or is that of two; for known ids outside a
-        table.
+      ValueError: For a path that is not a table, or is that of two; for known ids
+        outside a table.
       TypeError: For ids that are not integers, or a table used otherwise than by
         `lookup`.
 

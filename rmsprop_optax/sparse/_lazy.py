@@ -41,15 +41,15 @@ def lazy(
         own: moments in the parameter's shape.
 
     Returns:
-      A transformation with the state of ``inner``. Updates of a table are `RowSlices`, for
-      `optax.apply_updates`. Extra arguments go to ``inner``, and one is added: ``where``, a
-      tree like the updates of boolean arrays that are False in the padding of rows. What
-      ``inner`` computes over a whole leaf sees zeros there; a mean over a leaf (such as
-      `optax.clip_by_block_rms`) counts them, unless it reads ``where``.
+      A transformation with the state of ``inner``. Updates of a table are `RowSlices`,
+      for `optax.apply_updates`. Extra arguments go to ``inner``, and one is added:
+      ``where``, a tree like the updates, of boolean arrays that are False in the padding
+      of rows. What ``inner`` computes over a whole leaf sees zeros there; a mean over a
+      leaf (such as `optax.clip_by_block_rms`) counts them, unless it reads ``where``.
 
     Raises:
-      ValueError: At the first trace with rows, for a state that can't be cut by rows, such
-        as the factored moments of `optax.adafactor`, by its path.
+      ValueError: At the first trace with rows, for a state that can't be cut by rows,
+        such as the factored moments of `optax.adafactor`, by its path.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -122,7 +122,7 @@ class _Cut(NamedTuple):
         return x[:0] if self.shape else jnp.full_like(x, fill)
 
     def put(self, x: Any, rows: Any) -> Any:
-        """The array with new rows; in its own dtype, and where nothing is touched, as is."""
+        """The array with new rows, in its own dtype."""
         if self.owner is None:
             return rows
         if self.g is None:
@@ -165,11 +165,11 @@ def _check_rows(
         )
     if not fits:
         raise ValueError(
-            f"Gradient '{path_of(owner.keys)}' comes by rows and has shape {g.shape}. The "
-            f"state '{path_of(keys)}' of shape {shape} can't be cut by these rows. Give "
-            "that parameter another transformation with `optax.partition`, or a dense "
-            "gradient (`to_dense()`). 8-bit moments of a table with one number a row have "
-            "blocks that reach over rows: leave it out with "
+            f"Gradient '{path_of(owner.keys)}' comes by rows and has shape {g.shape}. "
+            f"The state '{path_of(keys)}' of shape {shape} can't be cut by these rows. "
+            "Give that parameter another transformation with `optax.partition`, or a "
+            "dense gradient (`to_dense()`). If it is an 8-bit moment of a table with one "
+            "number a row, its blocks reach over rows: exclude the table with "
             f"`MomentStorage(..., exclude=lambda path, param: path == "
             f"'{path_of(owner.keys)}')`."
         )

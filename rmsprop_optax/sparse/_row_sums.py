@@ -75,8 +75,8 @@ class RowSums:
     def init(self, params: PyTree) -> RowSumsState:
         """Zeros for each parameter; for a table by rows, space for some of them."""
         if not jax.tree.leaves(params):
-            # `optax.tree.map_params` calls `init` with a placeholder. A leaf here makes it
-            # hand the rows over whole, as what does not have the parameters' tree.
+            # `optax.tree.map_params` calls `init` with a placeholder. With a leaf here it
+            # leaves the rows alone: their tree is not that of the parameters.
             return RowSumsState(params, np.zeros((), np.int32))
         self._check_paths(params)
         values, rows = [], []

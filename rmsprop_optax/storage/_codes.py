@@ -1,7 +1,7 @@
 """8-bit codes of roots, in steps of a scale, one scale for each block.
 
 A code c stands for the square (c s)², with the sign of c where there is one. So codes are
-finest near zero, and for a second moment, whose root is what counts, each step is the same.
+finest near zero. What counts of a second moment is its root, and that has even steps.
 """
 
 import math

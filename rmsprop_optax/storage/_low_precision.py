@@ -99,8 +99,8 @@ def low_precision(
         structure = jax.tree.structure(state)
         scales = structure.unflatten([s for _, s in pairs])
         if not known:
-            # `optax.tree.map_params` calls `init` with a placeholder. A leaf here makes it
-            # hand the scales over whole, as what does not have the parameters' tree.
+            # `optax.tree.map_params` calls `init` with a placeholder. With a leaf here it
+            # leaves the scales alone: their tree is not that of the parameters.
             scales = np.zeros((), np.float32)
         return LowPrecisionState(
             inner_state=structure.unflatten([x for x, _ in pairs]),
@@ -163,8 +163,9 @@ def _init_leaf(
 
 def _unknown_field(storage: MomentStorage, keys: Keys, owner: Owner) -> ValueError:
     return ValueError(
-        f"The state '{path_of(keys)}' is in a field '{owner.field}' that is not known: say "
-        f"what it holds with `MomentStorage({storage.kind!r}, fields={{'{owner.field}': "
+        f"The state '{path_of(keys)}' is in a field '{owner.field}' that is not known: "
+        f"say what it holds with `MomentStorage({storage.kind!r}, "
+        f"fields={{'{owner.field}': "
         '"signed"})`, or "second_moment" for one that is never negative, or "full" to '
         "store it as it is."
     )
@@ -175,8 +176,8 @@ def _blocks(storage: MomentStorage, path: str, param: Any) -> int:
     blocks = block_count(last, storage.block_size, shards)
     if blocks is None:
         raise ValueError(
-            f"The last axis of parameter '{path}', of size {last} on {shards} devices, can't "
-            "be cut into blocks that fit its shards: leave it out with "
+            f"The last axis of parameter '{path}', of size {last} on {shards} devices, "
+            "can't be cut into blocks that fit its shards: exclude it with "
             f"`MomentStorage(..., exclude=lambda path, param: path == '{path}')`."
         )
     return blocks

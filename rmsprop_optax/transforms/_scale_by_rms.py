@@ -61,8 +61,7 @@ def scale_by_rms(
 
     Returns:
       A transformation. Its state is an `optax.ScaleByRmsState`, or with
-      ``bias_correction`` a
-      [`ScaleByRmsWithCountState`][rmsprop_optax.ScaleByRmsWithCountState]. Updates keep their dtype;
+      ``bias_correction`` a `ScaleByRmsWithCountState`. Updates keep their dtype;
       it computes in float32 or wider.
 
     Raises:

@@ -406,7 +406,7 @@ def test_is_a_dense_run_on_each_row_when_it_is_touched(name: str) -> None:
 
 
 def _by_table(state: Any, fn: Any, *others: Any) -> Any:
-    """``fn`` of the arrays of a state that belong to a table, by the end of their path."""
+    """``fn`` of each array of the state that belongs to a table."""
 
     def change(keys: Any, leaf: Any, *rest: Any) -> Any:
         name = jax.tree_util.keystr(keys[-1:], simple=True)
@@ -417,7 +417,7 @@ def _by_table(state: Any, fn: Any, *others: Any) -> Any:
 
 @pytest.mark.parametrize("eps", [0.0, 1e-8])
 def test_padding_makes_no_nan_and_counts_in_no_norm(eps: float) -> None:
-    """One row of eight touched; a norm after the division by epsilon 0, and decay first."""
+    """One row of eight is touched. A norm is taken after a division by epsilon 0."""
     tx = sparse.lazy(
         optax.chain(
             optax.add_decayed_weights(0.5),
@@ -486,7 +486,7 @@ def test_a_state_that_has_no_rows_is_refused_by_its_name(make: Any, words: str) 
 @pytest.mark.parametrize("make", [optax.sgd, ro.scale_by_rms, ro.clip_by_global_norm])
 def test_rows_without_lazy_are_refused_with_the_remedy(make: Any) -> None:
     tx, params = make(0.1), _params()
-    with pytest.raises((TypeError, ValueError), match="sparse.lazy"):
+    with pytest.raises((TypeError, ValueError), match=r"sparse\.lazy"):
         tx.update(_grads(0, [1, 4])[0], tx.init(params), params)
 
 

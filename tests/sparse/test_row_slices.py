@@ -157,7 +157,7 @@ def test_adding_to_another_table() -> None:
 @pytest.mark.parametrize("jitted", [False, True])
 def test_what_knows_nothing_of_rows_can_t_change_indices(use: Any, jitted: bool) -> None:
     rows = {"a": RowSlices(jnp.array([1]), jnp.ones((1, 2)), (3, 2))}
-    with pytest.raises((TypeError, ValueError), match="sparse.lazy"):
+    with pytest.raises((TypeError, ValueError), match=r"sparse\.lazy"):
         (jax.jit(use) if jitted else use)(rows)
 
 
@@ -166,7 +166,7 @@ def test_what_knows_nothing_of_rows_can_t_change_indices(use: Any, jitted: bool)
 )
 def test_what_knows_nothing_of_rows_can_t_read_indices(use: Any) -> None:
     rows = {"a": RowSlices(jnp.array([1]), jnp.ones((1, 2)), (3, 2))}
-    with pytest.raises((TypeError, ValueError), match="sparse.lazy"):
+    with pytest.raises((TypeError, ValueError), match=r"sparse\.lazy"):
         jax.jit(use)(rows)
     # Outside of jit it is JAX's own words, about a method that such indices have not.
     with pytest.raises(NotImplementedError, match="abstract method"):

@@ -1,6 +1,7 @@
 """`low_precision` around any transformation: what it stores, and where that goes."""
 
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -435,7 +436,7 @@ def test_map_params_with_specs() -> None:
         assert optax.tree.get(mapped.inner_state, "nu") == specs
         mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
         shardings = jax.tree.map(
-            lambda s: NamedSharding(mesh, s), mapped, is_leaf=lambda x: isinstance(x, P)
+            partial(NamedSharding, mesh), mapped, is_leaf=lambda x: isinstance(x, P)
         )
         placed = jax.device_put(state, shardings)
         assert placed.inner_state[0].nu["w"].sharding.spec == P("x", None)
@@ -553,9 +554,8 @@ def test_strict_dtype_promotion(kind: str, dtype: str) -> None:
             ro.rmsprop(momentum=0.9, centered=True, moment_storage=storage),
             ro.low_precision(ro.scale_by_stddev(bias_correction=True), storage),
         ):
-            state = tx.init(params)
-            for _ in range(2):
-                updates, state = tx.update(params, state, params)
+            _, state = tx.update(params, tx.init(params), params)
+            updates, state = tx.update(params, state, params)
             assert np.isfinite(updates["w"]).all()
 
 

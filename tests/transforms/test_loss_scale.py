@@ -65,7 +65,7 @@ def test_several_scales_are_an_error() -> None:
     with pytest.raises(ValueError, match="The state holds 2 of the loss scales"):
         scale_loss(params, twice.init(params))
     nested = dynamic_loss_scale(rmsprop(loss_scale_factor=2.0))
-    with pytest.raises(ValueError, match="has a loss scale already.*divided twice"):
+    with pytest.raises(ValueError, match=r"has a loss scale already.*divided twice"):
         nested.init(params)
 
 
