@@ -126,7 +126,7 @@ class MomentStorage:
 
     def role_of(self, field: str) -> Role | None:
         """What a field of a state holds; None: nobody said."""
-        return {**_ROLES, **(self.fields or {})}.get(field)
+        return (self.fields or {}).get(field) or _ROLES.get(field)
 
     def includes(self, path: str, param: Any) -> bool:
         """Whether the moments of a parameter are stored this way."""

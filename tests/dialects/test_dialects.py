@@ -15,7 +15,8 @@ from rmsprop_optax import dialects
 SIGNATURES = {
     "keras": "learning_rate=0.001, rho=0.9, momentum=None, epsilon=1e-07, "
     "centered=False, weight_decay=None, clipnorm=None, clipvalue=None, "
-    "global_clipnorm=None, use_ema=False, ema_momentum=0.99, ema_overwrite_frequency=None, name='rmsprop'",
+    "global_clipnorm=None, use_ema=False, ema_momentum=0.99, "
+    "ema_overwrite_frequency=None, name='rmsprop'",
     "tf_keras": "learning_rate=0.001, rho=0.9, momentum=None, epsilon=1e-07, "
     "centered=False, name='RMSprop'",
     "tf1": "learning_rate, decay=0.9, momentum=None, epsilon=1e-10, use_locking=False, "
