@@ -15,6 +15,7 @@ from rmsprop_optax.storage import (
     LowPrecisionState,
     MomentStorage,
     apply_updates_stochastic,
+    decode_state,
     low_precision,
 )
 from rmsprop_optax.transforms._averaging import (
@@ -87,6 +88,7 @@ __all__ = [
     "clip_by_norm",
     "clip_by_value",
     "decay_weights",
+    "decode_state",
     "describe",
     "dialects",
     "dynamic_loss_scale",

@@ -165,7 +165,7 @@ def test_the_schedule_of_efficientnet(t: int) -> None:
 
 def test_staircases_step_with_the_epochs() -> None:
     """Two epochs at the first rate; the next step is the first at the second."""
-    mobilenet = RECIPES["mobilenet_v3"].formula.learning_rate
+    mobilenet = RECIPES["mobilenet_v3"].config.learning_rate
     np.testing.assert_allclose(mobilenet(2 * 1252 - 1), 0.064, rtol=1e-6)
     np.testing.assert_allclose(mobilenet(2 * 1252), 0.064 * 0.973, rtol=1e-6)
 

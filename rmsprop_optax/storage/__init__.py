@@ -6,7 +6,11 @@ and 8 bits with a scale for each block of values.
 """
 
 from rmsprop_optax.storage._apply_updates import apply_updates_stochastic
-from rmsprop_optax.storage._low_precision import LowPrecisionState, low_precision
+from rmsprop_optax.storage._low_precision import (
+    LowPrecisionState,
+    decode_state,
+    low_precision,
+)
 from rmsprop_optax.storage._moment_storage import MomentStorage, Storage
 
 __all__ = [
@@ -14,5 +18,6 @@ __all__ = [
     "MomentStorage",
     "Storage",
     "apply_updates_stochastic",
+    "decode_state",
     "low_precision",
 ]

@@ -222,8 +222,37 @@ def _leaf_seed(seed: jax.Array | None, index: int, x: jax.Array) -> jax.Array | 
     return next_seed(varying_seed(seed, x))
 
 
-def decode_state(state: LowPrecisionState) -> PyTree:
-    """The inner state with its 8-bit moments decoded; floats of any dtype as they are."""
+def decode_state(state: PyTree) -> PyTree:
+    """The state of an optimizer as it would be without 8-bit storage.
+
+    Args:
+      state: Any state with a [`LowPrecisionState`][rmsprop_optax.LowPrecisionState] in it,
+        at any depth.
+
+    Returns:
+      The same tree with the inner state in the place of each `LowPrecisionState`, and
+      float32 moments in the place of codes. Moments in a floating dtype keep it.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from rmsprop_optax import MomentStorage, decode_state, rmsprop
+      >>> tx = rmsprop(moment_storage=MomentStorage("int8", min_size=0))
+      >>> grads = jnp.array([1.0, 2.0, 3.0])
+      >>> _, state = tx.update(grads, tx.init(grads), grads)
+      >>> print(optax.tree.get(state, "nu"))
+      [ 85 170 255]
+      >>> print(optax.tree.get(decode_state(state), "nu"))
+      [0.1 0.4 0.9]
+    """
+
+    def is_low(node: Any) -> bool:
+        return isinstance(node, LowPrecisionState)
+
+    return jax.tree.map(lambda x: _decode(x) if is_low(x) else x, state, is_leaf=is_low)
+
+
+def _decode(state: LowPrecisionState) -> PyTree:
     codes, structure = jax.tree.flatten(state.inner_state)
     scales = _flat_scales(state, structure)
     values = [
