@@ -1,7 +1,8 @@
-"""Set-up of every test and doctest: 8 CPU devices, and Keras on JAX."""
+"""Set-up of every test and doctest: 8 CPU devices, compiled programs, Keras on JAX."""
 
 import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,12 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Half of the time of the tests is compilation. Tests, workers and runs share the programs.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".pytest_cache" / "jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 # Loads Optax's own tests; `tests/parity/test_optax.py` runs it in a process of its own.
 collect_ignore = [] if "OPTAX_TEST" in os.environ else ["tests/parity/_optax_own.py"]

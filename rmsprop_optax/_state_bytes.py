@@ -102,11 +102,7 @@ def _moment_and_leaf(
     # One array as parameters has the empty path: a scalar there is no moment of it.
     if owner is None or (not owner.keys and len(shape) != len(params[()])):
         return field_of(keys) or "state", ""
-    prefix = keys[: len(keys) - len(owner.keys)]
-    outer = [key.name for key in prefix if isinstance(key, jax.tree_util.GetAttrKey)]
-    # Beside the tree of the moments, such as the scales of 8-bit codes.
-    beside = f" {outer[-2]}" if outer[-2:-1] == ["scales"] else ""
-    return (owner.field or "state") + beside, path_of(owner.keys)
+    return owner.field or "state", path_of(owner.keys)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

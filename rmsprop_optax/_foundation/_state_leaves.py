@@ -16,6 +16,9 @@ from rmsprop_optax._foundation._types import PyTree
 SECOND_MOMENTS = frozenset({"nu", "nu_max", "v", "sum_of_squares", "e_g", "e_x"})
 """Fields of Optax's states, and of ours, that hold running means or sums of squares."""
 
+POSITIVE = SECOND_MOMENTS | {"scales"}
+"""Fields of numbers that one divides by: they are padded with 1."""
+
 
 class Owner(NamedTuple):
     """What the path of a state leaf says about it.

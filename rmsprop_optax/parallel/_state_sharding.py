@@ -52,9 +52,9 @@ def state_sharding(
       >>> shardings = parallel.state_sharding(tx, params, mesh)
       >>> opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
       >>> parallel.bytes_per_device(tx.init(params))
-      8224
+      8216
       >>> parallel.bytes_per_device(opt_state)
-      1056
+      1048
 
     References:
       Rajbhandari et al., [ZeRO: Memory Optimizations Toward Training Trillion Parameter

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._state_leaves import SECOND_MOMENTS, Owner, owner_of
+from rmsprop_optax._foundation._state_leaves import POSITIVE, Owner, owner_of
 from rmsprop_optax._foundation._trees import (
     Keys,
     is_inexact,
@@ -60,7 +60,7 @@ def lazy(
       >>> rows = sparse.RowSlices(jnp.array([3, 7]), jnp.ones((2, 2)), (1000, 2))
       >>> updates, state = tx.update({"table": rows, "w": jnp.ones(2)}, state, params)
       >>> params = optax.apply_updates(params, updates)
-      >>> print(params["table"][2:4])
+      >>> print(params["table"][2:4].round(4))
       [[1.  1. ]
        [0.9 0.9]]
 
@@ -116,7 +116,7 @@ class _Cut(NamedTuple):
         """The rows that are touched. In the padding nothing divides by zero."""
         if self.owner is None:
             return x
-        fill = 1 if self.owner.field in SECOND_MOMENTS else 0
+        fill = 1 if self.owner.field in POSITIVE else 0
         if self.g is not None:
             return get_rows(jnp.asarray(x), self.g.indices, fill)
         return x[:0] if self.shape else jnp.full_like(x, fill)

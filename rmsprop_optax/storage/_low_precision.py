@@ -14,6 +14,7 @@ from rmsprop_optax._foundation._trees import (
     is_inexact,
     leaves_with_keys,
     path_of,
+    rebuild,
 )
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.storage._blocks import block_count, shards_of_last_axis
@@ -28,16 +29,16 @@ class LowPrecisionState(NamedTuple):
     Attributes:
       inner_state: The state of the inner transformation, in its own tree. In the place of
         a moment stands what is stored of it, in the parameter's shape.
-      scales: For ``"int8"`` a tree like ``inner_state`` with the scales of the blocks in
-        the place of each moment, of the parameter's shape but for its last axis, which is
-        that of the blocks; None where a moment is stored in full. For a floating dtype it
-        is empty.
+      scales: For ``"int8"`` a tuple with a tree like the parameters for each moment, in
+        the order of the inner state: the scales of the blocks, in the parameter's shape
+        but for the last axis, which is that of the blocks; None where a moment is stored
+        in full. For a floating dtype it is empty.
       seed: Uint32, from which the next stochastic rounding is drawn; None: rounding is to
         nearest.
     """
 
     inner_state: PyTree
-    scales: PyTree
+    scales: tuple[PyTree, ...]
     seed: jax.Array | None
 
 
@@ -70,7 +71,7 @@ def low_precision(
       >>> tx = low_precision(optax.adam(1e-3), "int8")
       >>> params = {"w": jnp.ones((256, 256))}
       >>> state = tx.init(params)
-      >>> optax.tree.get(state.inner_state, "nu")["w"].dtype
+      >>> optax.tree.get(state, "nu")["w"].dtype
       dtype('uint8')
       >>> print(f"{state_bytes(tx, params).per_parameter:.3f}")
       2.125
@@ -94,17 +95,24 @@ def low_precision(
     def init_fn(params: PyTree) -> PyTree:
         known = dict(leaves_with_keys(params))
         state = inner.init(params)
-        paths = jax.tree_util.tree_leaves_with_path(state)
-        pairs = [_init_leaf(chosen, keys, leaf, known) for keys, leaf in paths]
-        structure = jax.tree.structure(state)
-        scales = structure.unflatten([s for _, s in pairs])
-        if not known:
-            # `optax.tree.map_params` calls `init` with a placeholder. With a leaf here it
-            # leaves the scales alone: their tree is not that of the parameters.
-            scales = np.zeros((), np.float32)
+        moments: dict[Keys, dict[Keys, Any]] = {}
+        stored = []
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
+            owner = owner_of(keys, known)
+            x, scale = _init_leaf(chosen, keys, leaf, owner, known)
+            stored.append(x)
+            if owner is not None and scale is not None:
+                moment = keys[: len(keys) - len(owner.keys)]
+                moments.setdefault(moment, {})[owner.keys] = scale
+        # `optax.tree.map_params` calls `init` with a placeholder. With one leaf here it
+        # leaves the scales alone: their tree is not that of the parameters.
+        scales: Any = np.zeros((), np.float32) if chosen.in_blocks else ()
+        if known:
+            trees = moments.values()
+            scales = tuple(rebuild(params, [*map(t.get, known)]) for t in trees)
         return LowPrecisionState(
-            inner_state=structure.unflatten([x for x, _ in pairs]),
-            scales=scales if chosen.in_blocks else (),
+            inner_state=jax.tree.structure(state).unflatten(stored),
+            scales=scales,
             seed=next_seed(jnp.uint32(chosen.seed % 2**32)) if stochastic else None,
         )
 
@@ -112,9 +120,8 @@ def low_precision(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         leaves, structure = jax.tree.flatten(state.inner_state)
-        scales = _flat_scales(state, structure)
+        scales = _scales(state)
         stored = [scale is not None for scale in scales]
-        coded = any(stored)
         if not chosen.in_blocks:
             stored = _are_narrow(chosen, state.inner_state, updates)
         wide = [
@@ -134,7 +141,7 @@ def low_precision(
                 new[i], scales[i] = fmt.encode(new[i], (leaves[i], scales[i]), seed)
         return new_updates, LowPrecisionState(
             inner_state=structure.unflatten(new),
-            scales=structure.unflatten(scales) if coded else state.scales,
+            scales=_like(state.scales, scales),
             seed=None if state.seed is None else next_seed(state.seed),
         )
 
@@ -142,10 +149,18 @@ def low_precision(
 
 
 def _init_leaf(
-    storage: MomentStorage, keys: Keys, leaf: Any, params: dict[Keys, Any]
+    storage: MomentStorage,
+    keys: Keys,
+    leaf: Any,
+    owner: Owner | None,
+    params: dict[Keys, Any],
 ) -> tuple[Any, Any]:
     """What is stored of an array of the inner state, and its scales."""
-    owner = owner_of(keys, params)
+    if storage.in_blocks and _is_code(leaf):
+        raise ValueError(
+            f"The state '{path_of(keys)}' of the inner transformation is in 8 bits "
+            'already: use `low_precision(tx, "int8")` once.'
+        )
     if owner is None or jnp.shape(leaf) != np.shape(params[owner.keys]):
         return leaf, None
     param, path = params[owner.keys], path_of(owner.keys)
@@ -226,8 +241,8 @@ def decode_state(state: PyTree) -> PyTree:
     """The state of an optimizer as it would be without 8-bit storage.
 
     Args:
-      state: Any state with a [`LowPrecisionState`][rmsprop_optax.LowPrecisionState] in it,
-        at any depth.
+      state: Any state, with [`LowPrecisionState`][rmsprop_optax.LowPrecisionState] at
+        any depth.
 
     Returns:
       The same tree with the inner state in the place of each `LowPrecisionState`, and
@@ -242,7 +257,7 @@ def decode_state(state: PyTree) -> PyTree:
       >>> _, state = tx.update(grads, tx.init(grads), grads)
       >>> print(optax.tree.get(state, "nu"))
       [ 85 170 255]
-      >>> print(optax.tree.get(decode_state(state), "nu"))
+      >>> print(optax.tree.get(decode_state(state), "nu").round(4))
       [0.1 0.4 0.9]
     """
 
@@ -254,10 +269,9 @@ def decode_state(state: PyTree) -> PyTree:
 
 def _decode(state: LowPrecisionState) -> PyTree:
     codes, structure = jax.tree.flatten(state.inner_state)
-    scales = _flat_scales(state, structure)
     values = [
         x if scale is None else BlockFormat().decode(x, scale)
-        for x, scale in zip(codes, scales, strict=True)
+        for x, scale in zip(codes, _scales(state), strict=True)
     ]
     return structure.unflatten(values)
 
@@ -266,23 +280,30 @@ def encode_state(state: LowPrecisionState, inner_state: PyTree) -> LowPrecisionS
     """``state`` with another inner state in it, stored as before, rounded to nearest."""
     codes, structure = jax.tree.flatten(state.inner_state)
     values = structure.flatten_up_to(inner_state)
-    scales = _flat_scales(state, structure)
-    scales_are_there = any(scale is not None for scale in scales)
+    scales = _scales(state)
     for i, scale in enumerate(scales):
         if scale is not None:
             pair = BlockFormat().encode(values[i], (codes[i], scale), None)
             values[i], scales[i] = pair
     return LowPrecisionState(
         inner_state=structure.unflatten(values),
-        scales=structure.unflatten(scales) if scales_are_there else state.scales,
+        scales=_like(state.scales, scales),
         seed=state.seed,
     )
 
 
-def _flat_scales(state: LowPrecisionState, structure: Any) -> list[Any]:
+def _is_code(leaf: Any) -> bool:
+    return getattr(leaf, "dtype", None) in (np.dtype("uint8"), np.dtype("int8"))
+
+
+def _scales(state: LowPrecisionState) -> list[Any]:
     """For each array of the inner state its scales; None where it is not coded."""
-    if isinstance(state.scales, tuple) and not state.scales:
-        return [None] * structure.num_leaves
-    if jax.tree_util.all_leaves([state.scales]):  # made without parameters
-        return [None] * structure.num_leaves
-    return structure.flatten_up_to(state.scales)
+    scales = iter(jax.tree.leaves(state.scales))
+    leaves = jax.tree.leaves(state.inner_state)
+    return [next(scales) if _is_code(leaf) else None for leaf in leaves]
+
+
+def _like(scales: PyTree, new: list[Any]) -> PyTree:
+    """The scales that are not None, in the tree of ``scales``."""
+    present = [scale for scale in new if scale is not None]
+    return jax.tree.structure(scales).unflatten(present)

@@ -76,12 +76,12 @@ class MomentStorage:
       >>> params = {"kernel": jnp.zeros((256, 512)), "bias": jnp.zeros(512)}
       >>> tx = rmsprop(moment_storage=MomentStorage("int8", block_size=128))
       >>> print(state_bytes(tx, params))
-      moment     leaf      bytes  a parameter
-      nu         bias      2,048         4.00
-      nu         kernel  131,072         1.00
-      nu scales  kernel    4,096         0.03
-      seed                     4
-      total              137,220         1.04
+      moment  leaf      bytes  a parameter
+      nu      bias      2,048         4.00
+      nu      kernel  131,072         1.00
+      scales  kernel    4,096         0.03
+      seed                  4
+      total           137,220         1.04
 
     References:
       Dettmers et al., [8-bit Optimizers via Block-wise

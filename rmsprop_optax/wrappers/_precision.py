@@ -32,7 +32,7 @@ def in_float32(
       >>> g = jnp.array(1.0, jnp.bfloat16)
       >>> tx = optax.chain(*[optax.scale(0.998)] * 10)  # 0.998**10 = 0.9802
       >>> print(tx.update(g, tx.init(g))[0])
-      0.976562
+      0.960938
       >>> print(rmsprop_optax.in_float32(tx).update(g, tx.init(g))[0])
       0.980469
       >>> rmsprop_optax.in_float32(optax.trace(0.9)).init(g).trace.dtype

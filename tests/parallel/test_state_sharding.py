@@ -126,7 +126,7 @@ def test_codes_and_their_scales() -> None:
         "rows": jax.P("data"),
         "flat": jax.P("data"),
     }
-    assert found.scales.nu == found.inner_state.nu
+    assert found.scales == (found.inner_state.nu,)
     assert found.seed == jax.P()
 
 

@@ -212,5 +212,5 @@ def test_what_is_announced_must_fit(announced: Any, error: Any, words: str) -> N
 
 
 def test_float_ids_are_refused() -> None:
-    with pytest.raises(TypeError, match="Ids must be integers, got float64"):
+    with pytest.raises(TypeError, match="Ids must be integers, got float32"):
         sparse.lookup(jnp.ones((3, 2)), jnp.array([0.5]))
