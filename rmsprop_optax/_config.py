@@ -158,7 +158,7 @@ class RmspropConfig:
     def from_arguments(
         cls,
         source: str,
-        given: Mapping[str, Any],
+        arguments: Mapping[str, Any],
         names: Mapping[str, str] = MappingProxyType({}),
         ignored: tuple[str, ...] = (),
         **options: Any,
@@ -167,15 +167,15 @@ class RmspropConfig:
 
         Args:
           source: The framework's own name of the update.
-          given: The arguments of the call, by the caller's own names.
+          arguments: The arguments of the call, by the caller's own names.
           names: The names of options that the caller calls something else.
           ignored: Flags that the framework takes and that have no effect here.
-          **options: What the dialect decides, whatever was given.
+          **options: What the dialect decides, whatever was arguments.
         """
         for name in ignored:
-            if given[name] is not None:
-                check_flag(name, given[name])
-        taken = {names.get(n, n): x for n, x in given.items() if n not in ignored}
+            if arguments[name] is not None:
+                check_flag(name, arguments[name])
+        taken = {names.get(n, n): x for n, x in arguments.items() if n not in ignored}
         own = {option: name for name, option in names.items()}
         return cls(source=source, arguments=own, **{**taken, **options})
 

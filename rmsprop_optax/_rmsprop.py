@@ -163,6 +163,8 @@ def rmsprop(
       6e](https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf),
       2012; Keras 3, `keras/src/optimizers/rmsprop.py` and `base_optimizer.py`.
     """
-    given = locals()
+    arguments = locals()
     names = {"rho": "decay", "epsilon": "eps"}
-    return build(RmspropConfig.from_arguments("keras.optimizers.RMSprop", given, names))
+    return build(
+        RmspropConfig.from_arguments("keras.optimizers.RMSprop", arguments, names)
+    )

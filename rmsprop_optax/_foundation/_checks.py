@@ -99,11 +99,11 @@ def check_name(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be a string that is not empty, got {value!r}.")
 
 
-def check_at_most_one(given: Mapping[str, Any]) -> None:
+def check_at_most_one(options: Mapping[str, Any]) -> None:
     """Of arguments that exclude each other, at most one is not None."""
-    present = {name: value for name, value in given.items() if value is not None}
+    present = {name: value for name, value in options.items() if value is not None}
     if len(present) > 1:
-        names = ", ".join(f"`{name}`" for name in given)
+        names = ", ".join(f"`{name}`" for name in options)
         received = ", ".join(f"{name}={value!r}" for name, value in present.items())
         raise ValueError(
             f"At most one of {names} can be given, got {received}. To clip twice, "

@@ -1,4 +1,4 @@
-"""Which dtype computes, and which is kept."""
+"""Which dtype computes, and which is stored."""
 
 import functools
 from typing import Any

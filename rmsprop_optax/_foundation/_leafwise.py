@@ -64,9 +64,9 @@ def map_moments(
     if beside is not None:
         weights = [(x,) for x in jax.tree.leaves(beside, is_leaf=is_leaf)]
     columns = []
-    for index, ((g, *held), p) in enumerate(zip(rows, weights, strict=True)):
-        columns.append(_apply(rule, g, held, p))
-        if g is not None and not all(map(_can_hold, held, columns[-1][1:])):
+    for index, ((g, *old), p) in enumerate(zip(rows, weights, strict=True)):
+        columns.append(_apply(rule, g, old, p))
+        if g is not None and not all(map(_can_hold, old, columns[-1][1:])):
             raise TypeError(complex_message(updates, index))
     return tuple(
         rebuild(updates, [column[i] for column in columns])
@@ -91,21 +91,21 @@ def wide_leaves(updates: PyTree) -> list[jax.Array]:
 def _apply(
     rule: Callable[..., tuple[jax.Array, ...]],
     g: Any,
-    held: list[Any],
+    old: list[Any],
     params: tuple[Any, ...],
 ) -> tuple[Any, ...]:
     if g is None:
-        return None, *held
+        return None, *old
     dtype = leaf_dtype(g)
     wide = wide_dtype(dtype)
-    for moment in held:
+    for moment in old:
         wide = jnp.promote_types(wide, real_dtype(moment.dtype))
-    moments = (cast(m, jnp.promote_types(m.dtype, real_dtype(wide))) for m in held)
+    moments = (cast(m, jnp.promote_types(m.dtype, real_dtype(wide))) for m in old)
     weights = (cast(p, leaf_dtype(p)) for p in params)
     update, *new = rule(cast(g, wide), *moments, *weights)
-    pairs = zip(held, new, strict=True)
-    kept = (cast(x, m.dtype) if _can_hold(m, x) else x for m, x in pairs)
-    return narrow(update, dtype), *kept
+    pairs = zip(old, new, strict=True)
+    stored = (cast(x, m.dtype) if _can_hold(m, x) else x for m, x in pairs)
+    return narrow(update, dtype), *stored
 
 
 def _can_hold(old: Any, new: Any) -> bool:

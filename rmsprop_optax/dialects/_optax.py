@@ -63,12 +63,12 @@ def optax(
     References:
       Optax 0.2.8, `optax/_src/alias.py`.
     """
-    given = locals()
+    arguments = locals()
     check_flag("nesterov", nesterov)
     return build(
         RmspropConfig.from_arguments(
             "optax.rmsprop",
-            given,
+            arguments,
             name="optax_rmsprop",
             nesterov=nesterov and is_on(momentum),
         )

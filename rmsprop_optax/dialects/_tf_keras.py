@@ -80,15 +80,15 @@ def tf_keras(
     References:
       tf_keras 2.21, `tf_keras/src/optimizers/legacy/rmsprop.py` and `optimizer_v2.py`.
     """
-    given = locals()
+    arguments = locals()
     check_learning_rate("learning_rate", learning_rate)
     if is_on(decay):
         check_non_negative("decay", decay)
-        given["learning_rate"] = _inverse_time(learning_rate, decay)
+        arguments["learning_rate"] = _inverse_time(learning_rate, decay)
     return build(
         RmspropConfig.from_arguments(
             "tf.keras.optimizers.legacy.RMSprop",
-            {name: value for name, value in given.items() if name != "decay"},
+            {name: value for name, value in arguments.items() if name != "decay"},
             names={"rho": "decay", "epsilon": "eps"},
             eps=epsilon if is_on(epsilon) else _DEFAULT_EPSILON,
             eps_in_sqrt=is_on(momentum),

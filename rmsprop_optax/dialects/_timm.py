@@ -79,10 +79,10 @@ def timm(
     References:
       timm 1.0.31, `timm/optim/rmsprop_tf.py`.
     """
-    given = locals()
+    arguments = locals()
     own = ("decoupled_decay", "corrected_weight_decay", "caution", "max_lr")
     for name in own[:3]:
-        check_flag(name, given[name])
+        check_flag(name, arguments[name])
     check_learning_rate("lr", lr)
     corrects = corrected_weight_decay and decoupled_decay
     if not corrects:
@@ -91,7 +91,7 @@ def timm(
     return build(
         RmspropConfig.from_arguments(
             "timm.optim.RMSpropTF",
-            {name: value for name, value in given.items() if name not in own},
+            {name: value for name, value in arguments.items() if name not in own},
             names={"lr": "learning_rate", "alpha": "decay", "weight_decay": decay},
             ignored=("foreach",),
             name="timm_rmsprop",

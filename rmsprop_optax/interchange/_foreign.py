@@ -24,26 +24,26 @@ class Place(NamedTuple):
 
 
 def places(
-    held: Slots, order: Iterable[str] | None, convert: Convert | None
+    current: Slots, order: Iterable[str] | None, convert: Convert | None
 ) -> list[Place]:
     """The places of a state in the order of the framework's parameters."""
-    paths = list(held.nu)
-    given = paths if order is None else list(order)
+    paths = list(current.nu)
+    chosen = paths if order is None else list(order)
     convert = convert or {}
-    for name, some in (("order", given), ("convert", list(convert))):
+    for name, some in (("order", chosen), ("convert", list(convert))):
         unknown = [path for path in some if path not in paths]
         if unknown:
             raise ValueError(
                 f"`{name}` names {unknown}, which the optimizer state does not hold. "
                 f"It holds {paths}."
             )
-    missing = [path for path in paths if path not in given]
-    if missing or len(set(given)) != len(given):
+    missing = [path for path in paths if path not in chosen]
+    if missing or len(set(chosen)) != len(chosen):
         raise ValueError(
             "`order` must name every parameter once, in the order of the framework: "
-            f"{missing or 'a name is there twice'} in {given}."
+            f"{missing or 'a name is there twice'} in {chosen}."
         )
-    return [Place(path, held.nu[path], convert.get(path)) for path in given]
+    return [Place(path, current.nu[path], convert.get(path)) for path in chosen]
 
 
 def take(value: Any, key: str, place: Place, *, square: bool = False) -> np.ndarray:
@@ -84,13 +84,13 @@ def give(array: np.ndarray, place: Place) -> np.ndarray:
 
 
 def check_keys(
-    given: Iterable[Any], known: Sequence[Any], needed: Sequence[Any], where: str
+    keys: Iterable[Any], known: Sequence[Any], needed: Sequence[Any], where: str
 ) -> None:
     """Nothing is missing, and nothing is there that would be dropped."""
-    missing = [key for key in needed if key not in given]
+    missing = [key for key in needed if key not in keys]
     if missing:
         raise ValueError(f"{where} lacks {missing}.")
-    extra = [key for key in given if key not in known]
+    extra = [key for key in keys if key not in known]
     if extra:
         raise ValueError(
             f"{where} holds {extra}, unknown to RMSprop, which has {list(known)}."
@@ -111,9 +111,9 @@ def check_slot(slot: str, theirs: bool, ours: bool, where: str) -> None:
         )
 
 
-def check_rate_place(held: Slots, inside: bool, framework: str, dialect: str) -> None:
+def check_rate_place(current: Slots, inside: bool, framework: str, dialect: str) -> None:
     """The momentum of both sides has the learning rate in it, or neither's has."""
-    if held.lr_in_trace is not None and held.lr_in_trace != inside:
+    if current.lr_in_trace is not None and current.lr_in_trace != inside:
         has, has_not = ("inside", "outside") if inside else ("outside", "inside")
         raise ValueError(
             f"The momentum of {framework} has the learning rate {has}, that of the "
@@ -138,7 +138,7 @@ _REMEDIES = {
 
 def read_for(framework: str, opt_state: PyTree, holds: tuple[type, ...] = ()) -> Slots:
     """The slots of a state, or an error that says what ``framework`` cannot hold."""
-    held = read(opt_state)
+    current = read(opt_state)
     for node in nodes(opt_state):
         kind = type(node)
         if kind in _REMEDIES and kind not in holds:
@@ -151,11 +151,11 @@ def read_for(framework: str, opt_state: PyTree, holds: tuple[type, ...] = ()) ->
                 f"The state holds an array of shape {np.shape(node)} that belongs to no "
                 "transformation of this library: export the part without it."
             )
-    for slot in (held.mu, held.trace):
-        shared = [n for n, a in (slot or {}).items() if a.dtype != held.nu[n].dtype]
+    for slot in (current.mu, current.trace):
+        shared = [n for n, a in (slot or {}).items() if a.dtype != current.nu[n].dtype]
         if shared:
             raise ValueError(
                 f"{framework} has a second moment for each part of a complex parameter, "
                 f"the state has one for both parts of {shared}: use `dialects.torch`."
             )
-    return held
+    return current

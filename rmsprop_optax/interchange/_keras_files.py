@@ -68,14 +68,14 @@ def _weights_of(content: bytes) -> bytes:
 def _with_weights(content: bytes, weights: bytes) -> bytes:
     if not zipfile.is_zipfile(io.BytesIO(content)):
         return weights
-    made = io.BytesIO()
+    result = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(content)) as old,
-        zipfile.ZipFile(made, "w") as new,
+        zipfile.ZipFile(result, "w") as new,
     ):
         for name in old.namelist():
             new.writestr(name, weights if name == _WEIGHTS else old.read(name))
-    return made.getvalue()
+    return result.getvalue()
 
 
 def _datasets(h5py: Any, weights: Any, path: str) -> list[Any]:

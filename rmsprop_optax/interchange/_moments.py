@@ -26,23 +26,23 @@ def variance(mean_sq: np.ndarray, mean: np.ndarray) -> np.ndarray:
     wide = _wide(mean_sq.dtype)
     exact = np.maximum(mean_sq.astype(wide) - _square(mean, wide), 0)
     nearest = exact.astype(mean_sq.dtype)
-    made = nearest
+    result = nearest
     for towards in (np.inf, 0.0):
         neighbour = np.nextafter(nearest, mean_sq.dtype.type(towards))
-        off = mean_square(made, mean) != mean_sq
+        off = mean_square(result, mean) != mean_sq
         mends = off & (mean_square(neighbour, mean) == mean_sq)
-        made = np.where(mends, neighbour, made)
-    return made
+        result = np.where(mends, neighbour, result)
+    return result
 
 
 def _by_part(
     rule: Callable[[np.ndarray, np.ndarray], np.ndarray], a: np.ndarray, b: np.ndarray
 ) -> np.ndarray:
     """A rule for real moments on each part of a complex parameter by itself."""
-    made = np.empty_like(a)
-    made.real = rule(np.real(a), np.real(b))
-    made.imag = rule(np.imag(a), np.imag(b))
-    return made
+    result = np.empty_like(a)
+    result.real = rule(np.real(a), np.real(b))
+    result.imag = rule(np.imag(a), np.imag(b))
+    return result
 
 
 def _square(mean: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -63,8 +63,8 @@ class Slots(NamedTuple):
     @property
     def learning_rate(self) -> float | None:
         """The rate, where it is kept in the state."""
-        held = self.hyperparams or {}
-        found = [held[name] for name in RATE_NAMES if name in held]
+        current = self.hyperparams or {}
+        found = [current[name] for name in RATE_NAMES if name in current]
         return found[0] if found else None
 
 
@@ -119,8 +119,8 @@ def read(opt_state: PyTree) -> Slots:
                 _collect(leaves, "acc_grads", node.acc_grads)
                 rest["micro"] = int(node.count)
             case optax.InjectStatefulHyperparamsState():
-                held = node.hyperparams.items()
-                rest["hyperparams"] = {name: np.asarray(x).item() for name, x in held}
+                current = node.hyperparams.items()
+                rest["hyperparams"] = {name: np.asarray(x).item() for name, x in current}
                 rest["calls"] = int(node.count)
     if "nu" not in leaves:
         raise ValueError(
@@ -202,9 +202,9 @@ def _map_nodes(opt_state: PyTree, visit: Callable[[Any], Any]) -> PyTree:
 
 
 def _inject(node: Any, slots: Slots) -> Any:
-    given = slots.hyperparams or {}
+    imported = slots.hyperparams or {}
     hyperparams = {
-        name: _as(old, given[name]) if name in given else old
+        name: _as(old, imported[name]) if name in imported else old
         for name, old in node.hyperparams.items()
     }
     count = _as(node.count, slots.calls)

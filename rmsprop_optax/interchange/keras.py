@@ -76,23 +76,25 @@ def import_state(
       >>> print(optax.tree.get(opt_state, "nu")["w"])
       [4. 9.]
     """
-    held = read(opt_state)
-    check_rate_place(held, True, "Keras", "keras")
-    where = places(held, order, convert)
+    current = read(opt_state)
+    check_rate_place(current, True, "Keras", "keras")
+    where = places(current, order, convert)
     values = _values(foreign)
-    names = _layout(held, where, len(values))
-    made: dict[str, Any] = {}
+    names = _layout(current, where, len(values))
+    result: dict[str, Any] = {}
     for (slot, place), value in zip(names, values, strict=True):
         if place is not None:
             key = f"`{_SLOTS[slot]}` of '{place.path}'"
             square = slot == "nu"
-            made.setdefault(slot, {})[place.path] = take(value, key, place, square=square)
+            result.setdefault(slot, {})[place.path] = take(
+                value, key, place, square=square
+            )
     calls = _whole("iteration", values[0])
-    updates, micro = _split_calls(calls, held, gradient_accumulation_steps)
+    updates, micro = _split_calls(calls, current, gradient_accumulation_steps)
     rate: dict[str, float] = {}
     if names[1][0] == "learning_rate":
-        rate = {n: _rate(values[1]) for n in held.hyperparams or () if n in RATE_NAMES}
-    slots = Slots(updates=updates, micro=micro, calls=calls, hyperparams=rate, **made)
+        rate = {n: _rate(values[1]) for n in current.hyperparams or () if n in RATE_NAMES}
+    slots = Slots(updates=updates, micro=micro, calls=calls, hyperparams=rate, **result)
     return write(opt_state, slots)
 
 
@@ -136,34 +138,36 @@ def export_state(
       [array(30, dtype=int32), array(0.01, dtype=float32), array([0., 0.], dtype=float32)]
     """
     holds = (AverageParamsState, AccumulateGradientsState)
-    held = read_for("Keras's RMSprop", opt_state, holds)
-    check_rate_place(held, True, "Keras", "keras")
-    where = places(held, order, convert)
+    current = read_for("Keras's RMSprop", opt_state, holds)
+    check_rate_place(current, True, "Keras", "keras")
+    where = places(current, order, convert)
     likes = _values(like)
-    made = []
-    for (slot, place), old in zip(_layout(held, where, len(likes)), likes, strict=True):
+    result = []
+    for (slot, place), old in zip(
+        _layout(current, where, len(likes)), likes, strict=True
+    ):
         if slot == "iteration":
-            k = _steps(held, gradient_accumulation_steps)
-            known = held.updates if step is None else step
+            k = _steps(current, gradient_accumulation_steps)
+            known = current.updates if step is None else step
             if known is not None:
-                calls = known * k + held.micro
-            elif held.calls is not None:  # the average of the weights counts calls
-                calls = held.calls
+                calls = known * k + current.micro
+            elif current.calls is not None:  # the average of the weights counts calls
+                calls = current.calls
             else:
-                calls = _whole("iteration", old) // k * k + held.micro
-            made.append(np.asarray(calls, np.int32))
+                calls = _whole("iteration", old) // k * k + current.micro
+            result.append(np.asarray(calls, np.int32))
         elif slot == "learning_rate":
-            rate = _rate(old) if held.learning_rate is None else held.learning_rate
-            made.append(np.asarray(rate, np.float32))
+            rate = _rate(old) if current.learning_rate is None else current.learning_rate
+            result.append(np.asarray(rate, np.float32))
         elif place is not None:
-            array = give(getattr(held, slot)[place.path], place)
+            array = give(getattr(current, slot)[place.path], place)
             if array.shape != np.shape(old):
                 raise ValueError(
                     f"`{_SLOTS[slot]}` of '{place.path}' has shape {array.shape}, the "
                     f"variable of Keras {np.shape(old)}: give `convert` or `order`."
                 )
-            made.append(array)
-    return made
+            result.append(array)
+    return result
 
 
 def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
@@ -205,10 +209,10 @@ def _values(foreign: Any) -> list[Any]:
 
 
 def _layout(
-    held: Slots, where: list[Place], length: int
+    current: Slots, where: list[Place], length: int
 ) -> list[tuple[str, Place | None]]:
     """What each variable is: its slot, and the place of its array."""
-    slots = list(_slots_of(held, where))
+    slots = list(_slots_of(current, where))
     heads = {1: ["iteration"], 2: ["iteration", "learning_rate"]}
     head = heads.get(length - len(slots))
     if head is None:
@@ -222,9 +226,9 @@ def _layout(
     return [(name, None) for name in head] + slots
 
 
-def _slots_of(held: Slots, where: list[Place]) -> Iterator[tuple[str, Place | None]]:
+def _slots_of(current: Slots, where: list[Place]) -> Iterator[tuple[str, Place | None]]:
     for slot in _SLOTS:
-        if getattr(held, slot) is not None:
+        if getattr(current, slot) is not None:
             yield from ((slot, place) for place in where)
 
 
@@ -248,8 +252,8 @@ def _rate(value: Any) -> float:
     return float(number)
 
 
-def _steps(held: Slots, every_k: int | None) -> int:
-    if held.acc_grads is None:
+def _steps(current: Slots, every_k: int | None) -> int:
+    if current.acc_grads is None:
         return 1
     if every_k is None:
         raise ValueError(
@@ -260,5 +264,5 @@ def _steps(held: Slots, every_k: int | None) -> int:
     return every_k
 
 
-def _split_calls(calls: int, held: Slots, every_k: int | None) -> tuple[int, int]:
-    return divmod(calls, _steps(held, every_k))
+def _split_calls(calls: int, current: Slots, every_k: int | None) -> tuple[int, int]:
+    return divmod(calls, _steps(current, every_k))

@@ -82,18 +82,18 @@ def import_state(
       >>> print(optax.tree.get(opt_state, "nu")["w"])
       [4.]
     """
-    held = read(opt_state)
-    check_rate_place(held, True, "TensorFlow", "tf1")
-    where = places(held, None, convert)
-    names = _names(names, held)
+    current = read(opt_state)
+    check_rate_place(current, True, "TensorFlow", "tf1")
+    where = places(current, None, convert)
+    names = _names(names, current)
     if isinstance(foreign, (str, PathLike)):
-        centered = held.mu is not None
+        centered = current.mu is not None
         foreign = _read_checkpoint(foreign, names.values(), optimizer_name, centered)
     known = [*_SLOTS.values(), "global_step"]
     check_keys(foreign, known, ["rms"], "The TensorFlow state")
-    made = {}
+    result = {}
     for slot, name in _SLOTS.items():
-        ours = getattr(held, slot) is not None
+        ours = getattr(current, slot) is not None
         theirs = name in foreign
         if slot != "trace" or ours:
             check_slot(f"`{name}`", theirs, ours, "The TensorFlow state")
@@ -101,7 +101,7 @@ def import_state(
             continue
         wanted = [names[place.path] for place in where]
         check_keys(foreign[name], wanted, wanted, f"`{name}` of the TensorFlow state")
-        made[slot] = {
+        result[slot] = {
             place.path: take(
                 foreign[name][names[place.path]],
                 f"`{name}[{names[place.path]!r}]`",
@@ -110,9 +110,9 @@ def import_state(
             )
             for place in where
         }
-    count = foreign.get("global_step", held.updates)
+    count = foreign.get("global_step", current.updates)
     count = None if count is None else _count(count)
-    return write(opt_state, Slots(updates=count, micro=0, calls=count, **made))
+    return write(opt_state, Slots(updates=count, micro=0, calls=count, **result))
 
 
 def export_state(
@@ -148,20 +148,20 @@ def export_state(
       >>> interchange.tf1.export_state(tx.init({"w": jnp.zeros(1)}))["rms"]
       {'w': array([1.], dtype=float32)}
     """
-    held = read_for("TensorFlow 1", opt_state)
-    check_rate_place(held, True, "TensorFlow", "tf1")
-    names = _names(names, held)
-    made: dict[str, Any] = {"rms": {}, "momentum": {}}
-    for place in places(held, None, convert):
+    current = read_for("TensorFlow 1", opt_state)
+    check_rate_place(current, True, "TensorFlow", "tf1")
+    names = _names(names, current)
+    result: dict[str, Any] = {"rms": {}, "momentum": {}}
+    for place in places(current, None, convert):
         name = names[place.path]
-        made["rms"][name] = give(held.nu[place.path], place)
-        zeros = np.zeros_like(held.nu[place.path])
-        momentum = zeros if held.trace is None else held.trace[place.path]
-        made["momentum"][name] = give(momentum, place)
-        if held.mu is not None:
-            made.setdefault("mg", {})[name] = give(held.mu[place.path], place)
-    count = held.updates if step is None else step
-    return made if count is None else made | {"global_step": count}
+        result["rms"][name] = give(current.nu[place.path], place)
+        zeros = np.zeros_like(current.nu[place.path])
+        momentum = zeros if current.trace is None else current.trace[place.path]
+        result["momentum"][name] = give(momentum, place)
+        if current.mu is not None:
+            result.setdefault("mg", {})[name] = give(current.mu[place.path], place)
+    count = current.updates if step is None else step
+    return result if count is None else result | {"global_step": count}
 
 
 def _count(value: Any) -> int:
@@ -173,15 +173,15 @@ def _count(value: Any) -> int:
     return int(number)
 
 
-def _names(names: Mapping[str, str] | None, held: Slots) -> dict[str, str]:
+def _names(names: Mapping[str, str] | None, current: Slots) -> dict[str, str]:
     names = names or {}
-    unknown = [path for path in names if path not in held.nu]
+    unknown = [path for path in names if path not in current.nu]
     if unknown:
         raise ValueError(
             f"`names` has {unknown}, which the optimizer state does not hold. It holds "
-            f"{list(held.nu)}."
+            f"{list(current.nu)}."
         )
-    return {path: names.get(path, path) for path in held.nu}
+    return {path: names.get(path, path) for path in current.nu}
 
 
 def _read_checkpoint(
@@ -199,21 +199,21 @@ def _read_checkpoint(
         slots.remove("mg")
     try:
         reader = tf.train.load_checkpoint(prefix)
-        held = set(reader.get_variable_to_shape_map())
+        current = set(reader.get_variable_to_shape_map())
         entries = {
             f"{name}/{optimizer_name}{f'_{i}' if i else ''}": (slot, name)
             for name in names
             for i, slot in enumerate(slots)
         }
         theirs = {
-            n for n in held if re.search(rf"/{re.escape(optimizer_name)}(_\d)?$", n)
+            n for n in current if re.search(rf"/{re.escape(optimizer_name)}(_\d)?$", n)
         }
         check_keys(theirs, list(entries), list(entries), f"The checkpoint {prefix!r}")
-        made: dict[str, Any] = {slot: {} for slot in slots}
+        result: dict[str, Any] = {slot: {} for slot in slots}
         for entry, (slot, name) in entries.items():
-            made[slot][name] = reader.get_tensor(entry)
-        if "global_step" in held:
-            made["global_step"] = int(reader.get_tensor("global_step"))
+            result[slot][name] = reader.get_tensor(entry)
+        if "global_step" in current:
+            result["global_step"] = int(reader.get_tensor("global_step"))
     except (tf.errors.OpError, OSError, RuntimeError, IndexError) as error:
         raise ValueError(f"The checkpoint {prefix!r} can't be read: {error}") from error
-    return made
+    return result

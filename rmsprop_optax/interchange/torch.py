@@ -80,22 +80,22 @@ def import_state(
     state_dict = _state_dict(foreign, key)
     groups, state = state_dict["param_groups"], state_dict["state"]
     indices = [index for group in groups for index in group["params"]]
-    held = read(opt_state)
-    _check_momentum(groups, held)
-    where = places(held, _order(order, groups), convert)
+    current = read(opt_state)
+    _check_momentum(groups, current)
+    where = places(current, _order(order, groups), convert)
     if len(where) != len(indices):
         raise ValueError(
             f"The PyTorch state has {len(indices)} parameters, the optimizer state has "
             f"{len(where)}: {[place.path for place in where]}."
         )
     check_keys(state, indices, indices, "`state` of the PyTorch state (by parameter)")
-    made = {slot: {} for slot in _SLOTS}
+    result = {slot: {} for slot in _SLOTS}
     steps = {}
     for index, place in zip(indices, where, strict=True):
-        arrays = _take_parameter(state[index], f"state[{index}]", place, held)
+        arrays = _take_parameter(state[index], f"state[{index}]", place, current)
         steps[place.path] = arrays.pop("step")
         for slot, array in arrays.items():
-            made[slot][place.path] = array
+            result[slot][place.path] = array
     count = _one_step(steps)
     return write(
         opt_state,
@@ -103,10 +103,10 @@ def import_state(
             updates=count,
             micro=0,
             calls=count,
-            nu=made["nu"],
-            mu=made["mu"] or None,
-            trace=made["trace"] or None,
-            hyperparams=_hyperparams(groups, held),
+            nu=result["nu"],
+            mu=result["mu"] or None,
+            trace=result["trace"] or None,
+            hyperparams=_hyperparams(groups, current),
         ),
     )
 
@@ -149,34 +149,34 @@ def export_state(
       >>> opt_state = tx.init({"scale": jnp.ones(2)})
       >>> _, opt_state = tx.update({"scale": jnp.array([20.0, 30.0])}, opt_state)
       >>> optimizer = torch.optim.RMSprop([torch.ones(2)], lr=1e-2)
-      >>> made = interchange.torch.export_state(opt_state, optimizer.state_dict())
-      >>> optimizer.load_state_dict(made)
-      >>> made["state"][0]["square_avg"]
+      >>> result = interchange.torch.export_state(opt_state, optimizer.state_dict())
+      >>> optimizer.load_state_dict(result)
+      >>> result["state"][0]["square_avg"]
       tensor([4., 9.])
     """
     torch = _torch()
     like = _state_dict(like, None)
     groups = [dict(group) for group in like["param_groups"]]
-    held = read_for("PyTorch", opt_state)
-    where = places(held, _order(order, groups), convert)
+    current = read_for("PyTorch", opt_state)
+    where = places(current, _order(order, groups), convert)
     indices = [index for group in groups for index in group["params"]]
     if len(where) != len(indices):
         raise ValueError(
             f"`like` has {len(indices)} parameters, the optimizer state has "
             f"{len(where)}: {[place.path for place in where]}."
         )
-    state, injected = {}, held.hyperparams or {}
-    count = held.updates if step is None else step
+    state, injected = {}, current.hyperparams or {}
+    count = current.updates if step is None else step
     if count is None:
         steps = {n: float(_numpy(slots["step"])) for n, slots in like["state"].items()}
         count = _one_step(steps)
-    _check_momentum(groups, held)
+    _check_momentum(groups, current)
     for group in groups:
         group.update({n: x for n, x in injected.items() if n in group})
     for index, place in zip(indices, where, strict=True):
         state[index] = {"step": torch.tensor(float(count))}
         for slot, name in _SLOTS.items():
-            leaves = getattr(held, slot) or {}
+            leaves = getattr(current, slot) or {}
             if place.path in leaves:
                 array = give(leaves[place.path], place)
                 state[index][name] = torch.from_numpy(np.array(array))
@@ -254,20 +254,20 @@ def _order(order: Order, groups: list[Any]) -> Iterable[str] | None:
 
 
 def _take_parameter(
-    slots: Mapping[str, Any], where: str, place: Place, held: Slots
+    slots: Mapping[str, Any], where: str, place: Place, current: Slots
 ) -> dict[str, Any]:
     """What PyTorch keeps for one parameter, under our names."""
     needed = ["step", "square_avg"]
     check_keys(slots, ["step", *_SLOTS.values()], needed, f"`{where}`")
-    made: dict[str, Any] = {"step": float(_numpy(slots["step"]))}
+    result: dict[str, Any] = {"step": float(_numpy(slots["step"]))}
     for slot, name in _SLOTS.items():
-        ours = place.path in (getattr(held, slot) or {})
+        ours = place.path in (getattr(current, slot) or {})
         check_slot(f"`{name}`", name in slots, ours, f"`{where}`")
         if ours:
             key = f"`{where}[{name!r}]`"
             square = slot == "nu"
-            made[slot] = take(_numpy(slots[name]), key, place, square=square)
-    return made
+            result[slot] = take(_numpy(slots[name]), key, place, square=square)
+    return result
 
 
 def _numpy(value: Any) -> np.ndarray:
@@ -290,27 +290,29 @@ def _one_step(steps: dict[str, float]) -> int:
     return int(step)
 
 
-def _hyperparams(groups: list[Any], held: Slots) -> dict[str, float]:
+def _hyperparams(groups: list[Any], current: Slots) -> dict[str, float]:
     """The numbers of the group, for a state under `optax.inject_hyperparams`."""
-    if not held.hyperparams:
+    if not current.hyperparams:
         return {}
     if len(groups) > 1:
         raise ValueError(
             f"The PyTorch state has {len(groups)} parameter groups, and the optimizer "
             "state one set of injected hyperparameters: use `optax.partition`."
         )
-    given = {n: float(_numpy(x)) for n, x in groups[0].items() if n in held.hyperparams}
+    hyperparams = {
+        n: float(_numpy(x)) for n, x in groups[0].items() if n in current.hyperparams
+    }
     for name in RATE_NAMES:
-        if name in held.hyperparams and "lr" in groups[0]:
-            given[name] = float(_numpy(groups[0]["lr"]))
-    return given
+        if name in current.hyperparams and "lr" in groups[0]:
+            hyperparams[name] = float(_numpy(groups[0]["lr"]))
+    return hyperparams
 
 
-def _check_momentum(groups: list[Any], held: Slots) -> None:
+def _check_momentum(groups: list[Any], current: Slots) -> None:
     """PyTorch's momentum has the learning rate outside, timm's inside if not told."""
     for group in groups:
         inside = group.get("lr_in_momentum", False)
-        check_rate_place(held, inside, "PyTorch", "timm" if inside else "torch")
+        check_rate_place(current, inside, "PyTorch", "timm" if inside else "torch")
 
 
 def _check_groups(groups: list[Any], state: dict[int, dict[str, Any]]) -> None:

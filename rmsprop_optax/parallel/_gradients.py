@@ -121,8 +121,8 @@ def mean_over_devices(leaf: Any, axis: AxisName, dim: int | None = None) -> Any:
 
 def as_varying(x: Any, axis: AxisName) -> Any:
     """``x`` with a type that may differ between the devices."""
-    held = jax.typeof(x).manual_axis_type.varying
-    missing = tuple(name for name in names_of(axis) if name not in held)
+    varying = jax.typeof(x).manual_axis_type.varying
+    missing = tuple(name for name in names_of(axis) if name not in varying)
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 

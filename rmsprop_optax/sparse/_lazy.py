@@ -82,16 +82,16 @@ def lazy(
         if params is not None:
             shapes |= {keys: jnp.shape(p) for keys, p in _inexact_leaves(params)}
             weights = jax.tree.map(_take_param, updates, params, is_leaf=is_leaf)
-        given = jax.tree_util.tree_map_with_path(
+        dense = jax.tree_util.tree_map_with_path(
             lambda keys, g: _dense(g, shapes.get(keys)), updates, is_leaf=is_leaf
         )
         if any(isinstance(g, RowSlices) for g in grads.values()):
-            extra_args["where"] = jax.tree.map(_where, updates, given, is_leaf=is_leaf)
+            extra_args["where"] = jax.tree.map(_where, updates, dense, is_leaf=is_leaf)
         leaves, treedef = jax.tree.flatten(state)
         rows = treedef.unflatten(
             [cut.take(x) for cut, x in zip(cuts, leaves, strict=True)]
         )
-        new, rows = inner.update(given, rows, weights, **extra_args)
+        new, rows = inner.update(dense, rows, weights, **extra_args)
         changed = zip(cuts, leaves, treedef.flatten_up_to(rows), strict=True)
         state = treedef.unflatten([cut.put(x, new_x) for cut, x, new_x in changed])
         return jax.tree.map(_as_rows, updates, new, is_leaf=is_leaf), state
@@ -208,9 +208,9 @@ def _dense(g: Any, shape: tuple[int, ...] | None) -> Any:
     return g
 
 
-def _where(g: Any, given: Any) -> Any:
+def _where(g: Any, dense: Any) -> Any:
     if not isinstance(g, RowSlices):
-        return None if given is None else jnp.ones((1,) * jnp.ndim(given), bool)
+        return None if dense is None else jnp.ones((1,) * jnp.ndim(dense), bool)
     return _inside(g)
 
 

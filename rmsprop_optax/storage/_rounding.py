@@ -58,11 +58,11 @@ def _cut(x: jax.Array, bits: jax.Array) -> jax.Array:
     The upper half is a bfloat16. With integers subnormal numbers are right too, which XLA
     flushes to 0.
     """
-    held = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    magnitude = held & 0x7FFFFFFF
+    pattern = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    magnitude = pattern & 0x7FFFFFFF
     inside = magnitude <= 0x7F7F0000  # the largest bfloat16
-    rounded = held + jnp.where(inside, bits >> 16, 0x8000)
-    quiet = held | 0x00400000
+    rounded = pattern + jnp.where(inside, bits >> 16, 0x8000)
+    quiet = pattern | 0x00400000
     upper = jnp.where(magnitude > 0x7F800000, quiet, rounded) >> 16
     return jax.lax.bitcast_convert_type(upper.astype(jnp.uint16), jnp.bfloat16)
 
@@ -79,10 +79,10 @@ def _neighbour(x: jax.Array, dtype: jnp.dtype, chance: jax.Array) -> jax.Array:
 def _towards(nearest: jax.Array, error: jax.Array) -> jax.Array:
     """The next number of the dtype in the direction of the error."""
     width = jnp.dtype(f"uint{nearest.dtype.itemsize * 8}")
-    held = jax.lax.bitcast_convert_type(nearest, width)
+    pattern = jax.lax.bitcast_convert_type(nearest, width)
     sign = jnp.asarray(1 << (nearest.dtype.itemsize * 8 - 1), width)
     outwards = (error > 0) == (nearest > 0)
-    stepped = jnp.where(outwards, held + 1, held - 1)
+    stepped = jnp.where(outwards, pattern + 1, pattern - 1)
     smallest = jnp.where(error < 0, sign | 1, jnp.ones_like(sign))
     bits_of = jnp.where(nearest == 0, smallest, stepped)
     return jax.lax.bitcast_convert_type(bits_of, nearest.dtype)

@@ -94,16 +94,16 @@ def single_pass(
         update = partial(inner.update, **extra_args)
         step, shapes = jax.make_jaxpr(update, return_shape=True)(*operands)
         _check(step.jaxpr)
-        results, given, joined = jax.tree.structure(shapes), [*step.consts, *flat], []
+        results, args, joined = jax.tree.structure(shapes), [*step.consts, *flat], []
         if jax.default_backend() == "cpu" and not has_axes(operands):
             joined = _find_joined(operands, results, len(step.consts), min_size)
-        if joined and (reason := _reason_against(step.jaxpr, given, joined)):
+        if joined and (reason := _reason_against(step.jaxpr, args, joined)):
             warnings.warn(f"single_pass has no effect: {reason}", stacklevel=2)
             joined = []
         if not joined:
             return jax.tree.unflatten(results, core.jaxpr_as_fun(step)(*flat))
-        made = [result() for result in _evaluate(step.jaxpr, given, joined)]
-        return jax.tree.unflatten(results, made)
+        outputs = [result() for result in _evaluate(step.jaxpr, args, joined)]
+        return jax.tree.unflatten(results, outputs)
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)
 
@@ -149,19 +149,19 @@ def _find_joined(operands: Any, results: Any, first: int, min_size: int) -> list
     """The parameters with moments of their own shape and dtype; XLA joins no others."""
     updates, state, params = operands
     kinds = dict(enumerate(map(_kind, jax.tree.leaves(operands)), first))
-    given = jax.tree.unflatten(jax.tree.structure(operands), kinds)
-    made = jax.tree.unflatten(results, range(results.num_leaves))
-    weights = (updates, given[0]) if params is None else (params, given[2])
-    rows = align(updates, *weights, made[0])
-    if rows is None or jax.tree.structure(state) != jax.tree.structure(made[1]):
+    args = jax.tree.unflatten(jax.tree.structure(operands), kinds)
+    outputs = jax.tree.unflatten(results, range(results.num_leaves))
+    weights = (updates, args[0]) if params is None else (params, args[2])
+    rows = align(updates, *weights, outputs[0])
+    if rows is None or jax.tree.structure(state) != jax.tree.structure(outputs[1]):
         return []
     found = {
         path: _Joined(_kind(p), [at], [r])
         for (path, g), (_, p, at, r) in zip(leaves_with_keys(updates), rows, strict=True)
         if not (is_leaf(g) or is_leaf(p)) and jnp.size(p) >= min_size
     }
-    held = jax.tree_util.tree_leaves_with_path(given[1])
-    for (path, at), result in zip(held, jax.tree.leaves(made[1]), strict=True):
+    moments = jax.tree_util.tree_leaves_with_path(args[1])
+    for (path, at), result in zip(moments, jax.tree.leaves(outputs[1]), strict=True):
         owner = owner_of(path, found)
         # A leaf of another shape (a counter, the scales of blocks) is not in the loop.
         if owner and found[owner.keys].kind.shape == kinds[at].shape:
@@ -170,10 +170,10 @@ def _find_joined(operands: Any, results: Any, first: int, min_size: int) -> list
     return [p for p in found.values() if {kinds[i] for i in p.operands[1:]} == {p.kind}]
 
 
-def _evaluate(jaxpr: core.Jaxpr, given: Any, joined: Any) -> list[Callable[[], Any]]:
+def _evaluate(jaxpr: core.Jaxpr, args: Any, joined: Any) -> list[Callable[[], Any]]:
     """The results of a step; those that are joined share nothing but operands."""
     turns = {result: turn for p in joined for turn, result in enumerate(p.results, 1)}
-    values = enumerate(_read(jaxpr, list(map(_marked, given))))
+    values = enumerate(_read(jaxpr, list(map(_marked, args))))
     return [partial(value, turns.get(result, 0)) for result, value in values]
 
 
@@ -185,26 +185,26 @@ def _read(jaxpr: core.Jaxpr, operands: Sequence[_Value]) -> list[_Value]:
 
     for equation in jaxpr.eqns:
         name, shapes = equation.primitive.name, list(map(_shape, equation.invars))
-        given = [read(atom) for atom in equation.invars]
+        args = [read(atom) for atom in equation.invars]
         if name == "jit":
             called = equation.params["jaxpr"]
-            made = _read(called.jaxpr, [*map(_marked, called.consts), *given])
+            outs = _read(called.jaxpr, [*map(_marked, called.consts), *args])
         elif name in _ELEMENTWISE.split() and any(shapes):
             whole = ((), _shape(equation.outvars[0]))
             # A smaller array is not part of the loop.
-            pairs = zip(given, shapes, strict=True)
-            given = [v if shape in whole else _marked(v(0)) for v, shape in pairs]
-            made = [cache(partial(_bind, equation, given))]
+            pairs = zip(args, shapes, strict=True)
+            args = [v if shape in whole else _marked(v(0)) for v, shape in pairs]
+            outs = [cache(partial(_bind, equation, args))]
         else:
-            made = _bind(equation, given, 0)
-            made = map(_marked, made if equation.primitive.multiple_results else [made])
-        values.update(zip(equation.outvars, made, strict=True))
+            outs = _bind(equation, args, 0)
+            outs = map(_marked, outs if equation.primitive.multiple_results else [outs])
+        values.update(zip(equation.outvars, outs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _bind(equation: core.JaxprEqn, given: Sequence[_Value], turn: int) -> Any:
+def _bind(equation: core.JaxprEqn, args: Sequence[_Value], turn: int) -> Any:
     params = equation.primitive.get_bind_params(equation.params)
-    return equation.primitive.bind(*(value(turn) for value in given), **params)
+    return equation.primitive.bind(*(value(turn) for value in args), **params)
 
 
 def _marked(x: Any) -> _Value:
@@ -216,19 +216,19 @@ def _marked(x: Any) -> _Value:
     return cache(lambda turn: rounded(bits.nmant + turn) if turn else x)
 
 
-def _reason_against(jaxpr: core.Jaxpr, given: Any, joined: Sequence[_Joined]) -> str:
+def _reason_against(jaxpr: core.Jaxpr, args: Any, joined: Sequence[_Joined]) -> str:
     """Why XLA makes it no better; empty if it does. Compiles, and runs nothing."""
     if not _is_flag_set():
         return f"XLA needs the flag XLA_FLAGS={FLAG}, set before the first use of JAX."
     chosen = list({parameter.kind: parameter for parameter in joined}.values())
 
-    def part(joined: Sequence[_Joined], *given: Any) -> list[Any]:
-        results = _evaluate(jaxpr, given, joined)
-        new = [results[p.results[0]]() + given[p.operands[0]] for p in chosen]
+    def part(joined: Sequence[_Joined], *args: Any) -> list[Any]:
+        results = _evaluate(jaxpr, args, joined)
+        new = [results[p.results[0]]() + args[p.operands[0]] for p in chosen]
         return [*new, *(results[at]() for p in chosen for at in p.results[1:])]
 
     count = partial(_bytes_moved, donate=[at for p in chosen for at in p.operands])
-    ordinary, separate = (count(partial(part, which), *given) for which in ([], chosen))
+    ordinary, separate = (count(partial(part, which), *args) for which in ([], chosen))
     if separate < ordinary:
         return ""
     return (
