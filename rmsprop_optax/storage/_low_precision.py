@@ -306,4 +306,4 @@ def _scales(state: LowPrecisionState) -> list[Any]:
 def _like(scales: PyTree, new: list[Any]) -> PyTree:
     """The scales that are not None, in the tree of ``scales``."""
     present = [scale for scale in new if scale is not None]
-    return jax.tree.structure(scales).unflatten(present)
+    return jax.tree.structure(scales).unflatten(present) if present else scales

@@ -83,3 +83,28 @@ MARKS = {
     "single_pass": [pytest.mark.filterwarnings("ignore:single_pass has no effect")],
 }
 ROWS = [pytest.param(name, id=name, marks=MARKS.get(name, [])) for name in TABLE]
+
+# Each mechanism once. Properties that compile large programs are checked on these by
+# default, and on all rows by `pytest -m slow`.
+CORE = {
+    "scale_by_stddev, corrected",
+    "clip_by_global_norm",
+    "scale_by_learning_rate, live",
+    "dynamic_loss_scale",
+    "single_pass",
+    "lazy, optax.adam",
+    "low_precision, optax.adam",
+    "low_precision, bfloat16",
+    "rmsprop, momentum",
+    "rmsprop, everything",
+    "torch",
+    "timm",
+}
+CORE_ROWS = [
+    pytest.param(
+        name,
+        id=name,
+        marks=MARKS.get(name, []) + ([] if name in CORE else [pytest.mark.slow]),
+    )
+    for name in TABLE
+]
