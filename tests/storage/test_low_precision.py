@@ -149,7 +149,8 @@ def test_fields_that_are_known_and_those_that_are_not() -> None:
     [(64, 1), (65, 2), (128, 2), (1000, 20), (1009, 16), (1, 1), (3, 1)],
 )
 def test_blocks_are_equal_where_that_is_possible(last: int, count: int) -> None:
-    state = ro.low_precision(optax.trace(0.9), "int8").init(jnp.zeros((5000, last)))
+    init = ro.low_precision(optax.trace(0.9), "int8").init
+    state = jax.eval_shape(init, jnp.zeros((5000, last)))
     assert state.scales[0].shape == (5000, count)
 
 
@@ -347,44 +348,50 @@ def step_of(tx: Any) -> Any:
     return step
 
 
+SHARDED = {
+    "rows": ((16, 1024), P("x")),
+    "columns": ((16, 1024), P(None, "x")),
+    "22 blocks of 64 do not divide by 8": ((8, 1376), P(None, "x")),
+    "shards of 67, a prime number": ((8, 536), P(None, "x")),
+    "a vector": ((4096,), P("x")),
+}
+TRANSFORMATIONS = {
+    "adam": lambda storage: ro.low_precision(optax.adam(1e-3), storage),
+    "rmsprop": lambda storage: ro.rmsprop(momentum=0.9, moment_storage=storage),
+}
+
+
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(
-    ("shape", "spec"),
+    ("name", "kind", "where"),
     [
-        ((16, 1024), P("x")),
-        ((16, 1024), P(None, "x")),
-        ((8, 1376), P(None, "x")),  # 22 blocks of 64 do not divide by 8
-        ((8, 536), P(None, "x")),  # shards of 67, a prime number
-        ((4096,), P("x")),
+        *(("adam", "int8", where) for where in SHARDED),
+        ("adam", "bfloat16", "columns"),
+        ("rmsprop", "int8", "columns"),
     ],
 )
-@pytest.mark.parametrize("kind", ["int8", "bfloat16"])
-def test_sharded(axis_type: Any, shape: Any, spec: P, kind: str) -> None:
+def test_sharded(axis_type: Any, name: str, kind: str, where: str) -> None:
     """Shardings stay what they are, nothing compiles twice, and eight are as one."""
+    shape, spec = SHARDED[where]
     mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
     sharding = NamedSharding(mesh, spec)
-    storage = ro.MomentStorage(kind, min_size=0)
-    for tx in (
-        ro.rmsprop(momentum=0.9, moment_storage=storage),
-        ro.low_precision(optax.adam(1e-3), storage),
-    ):
-        params, grads = normal(shape), normal(shape, 1)
-        p, g = jax.device_put(params, sharding), jax.device_put(grads, sharding)
-        state, step = tx.init(p), step_of(tx)
-        placed = [x.sharding for x in jax.tree.leaves(state)]
-        for moment in optax.tree.get_all_with_path(state, "nu"):
-            assert moment[1].sharding.is_equivalent_to(sharding, len(shape))
-        for _ in range(3):
-            p, state = step(p, state, g)
-            for x, before in zip(jax.tree.leaves(state), placed, strict=True):
-                assert x.ndim == 0 or x.sharding.is_equivalent_to(before, x.ndim)
-        assert step._cache_size() <= 2  # the scalars of `init` are on one device
-        # With the blocks of the sharded state: one device would choose others.
-        alone, single = params, jax.device_get(tx.init(jax.device_put(params, sharding)))
-        single = jax.tree.map(jnp.asarray, single)
-        for _ in range(3):
-            alone, single = step(alone, single, grads)
-        np.testing.assert_allclose(p, alone, rtol=1e-5, atol=1e-6)
+    tx = TRANSFORMATIONS[name](ro.MomentStorage(kind, min_size=0))
+    params, grads = normal(shape), normal(shape, 1)
+    p, g = jax.device_put(params, sharding), jax.device_put(grads, sharding)
+    state, step = tx.init(p), step_of(tx)
+    # With the blocks of the sharded state: one device would choose others.
+    alone, single = params, jax.tree.map(jnp.asarray, jax.device_get(state))
+    placed = [x.sharding for x in jax.tree.leaves(state)]
+    nu = optax.tree.get(state, "nu")
+    assert nu.sharding.is_equivalent_to(sharding, len(shape))
+    for _ in range(3):
+        p, state = step(p, state, g)
+        for x, before in zip(jax.tree.leaves(state), placed, strict=True):
+            assert x.ndim == 0 or x.sharding.is_equivalent_to(before, x.ndim)
+    assert step._cache_size() <= 2  # the scalars of `init` are on one device
+    for _ in range(3):
+        alone, single = step(alone, single, grads)
+    np.testing.assert_allclose(p, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_a_sharded_axis_that_no_blocks_fit_is_refused() -> None:
