@@ -1,6 +1,7 @@
 """How a moment is stored between steps: as a narrower float, or as codes in blocks."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import jax
@@ -62,12 +63,15 @@ class FloatFormat:
         return round_stochastically(cast(values, jnp.float32), dtype, bits), None
 
 
+@dataclass(frozen=True)
 class BlockFormat:
     """8-bit codes, and a scale for each block of values along the last axis.
 
     Codes are uint8 where the moment is never negative, else int8.
     """
 
+    # `tx.init` is rarely jitted, and without `jit` each operation compiles by itself.
+    @partial(jax.jit, static_argnums=0, static_argnames=("signed", "blocks"))
     def init(self, moment: jax.Array, *, signed: bool, blocks: int) -> Pair:
         dtype = jnp.dtype(jnp.int8 if signed else jnp.uint8)
         like = (
