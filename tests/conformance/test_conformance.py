@@ -87,11 +87,11 @@ def _widens(make: Any) -> bool:
 @pytest.mark.parametrize(
     ("kept", "given"),
     [
-        ("bfloat16", "float32"),
+        pytest.param("bfloat16", "float32", marks=pytest.mark.slow),
         ("bfloat16", "bfloat16"),
-        ("float16", "float32"),
+        pytest.param("float16", "float32", marks=pytest.mark.slow),
         ("float32", "bfloat16"),
-        ("float32", "float64"),
+        pytest.param("float32", "float64", marks=pytest.mark.slow),
         ("float64", "float32"),
         ("complex64", "complex64"),
     ],

@@ -122,6 +122,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert len(whole_curve["train"]) == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_checkpoint_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_resumes(
     assert (folder / "rmsprop" / "3").is_dir()
 
 
+@pytest.mark.slow
 def test_the_text_of_a_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, folder = tmp_path / "text.txt", tmp_path / "run"
     file.write_text("Übung macht den Meister.\n" * 40, encoding="utf-8")
