@@ -1,24 +1,24 @@
 """Checkpoints of a run, written whole or not at all by Orbax, and checked when read."""
 
-import hashlib
 import json
-import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from rmsprop_optax._foundation._checks import check_whole_number
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.checkpoints._configuration import configuration, differences
-
-CHECKSUMS = "checksums.json"
+from rmsprop_optax.checkpoints._configuration import configuration, differences, digest
+from rmsprop_optax.checkpoints._sums import bit_sum
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is not there, can't be read, or is another run's.
+    """A checkpoint that is not there, can't be read or written, or is another run's.
 
     Attributes:
       args: The message, one line.
@@ -26,25 +26,28 @@ class CheckpointError(Exception):
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder; the newest is the one that counts.
+    """The checkpoints of one run in one folder, of which the newest is restored.
 
     Orbax writes into a folder of another name and renames it when all is there: a run
-    that is killed at any moment leaves the newest checkpoint that was complete. What is
-    read is checked against what was written. With `jax.distributed`, every process makes
-    one of these, on a file system that all see, and calls it at the same steps.
+    that is killed at any moment leaves the newest checkpoint that was complete. A
+    checksum of each array is part of the checkpoint, and is compared when it is read.
+    With `jax.distributed`, every process makes one of these, on a file system that all
+    see, and calls it at the same steps.
 
     Args:
-      folder: Made if it is not there.
-      description: What makes the state, such as ``describe(tx)``: a checkpoint that
-        comes with another description is refused, and the lines that differ are named.
-        Without it, what changes no array is not noticed.
-      max_to_keep: How many of the newest there are, at least 1.
+      folder: It is made if it is not there. Its path has none of ``*?[]``.
+      description: What makes the state, such as ``describe(tx)``: a checkpoint with
+        another description is refused, and the lines that differ are named. Without it,
+        a change that changes no array is not noticed.
+      max_to_keep: How many of the newest checkpoints stay, at least 1.
 
     Attributes:
-      folder: As given.
+      folder: The absolute path.
 
     Raises:
       ImportError: Where Orbax is not installed.
+      ValueError: For a path that Orbax would take for a pattern.
+      CheckpointError: For a folder that can't be made or read.
 
     Examples:
       >>> import tempfile
@@ -64,12 +67,23 @@ class Checkpoints:
         self, folder: str | Path, description: str = "", max_to_keep: int = 2
     ) -> None:
         self._ocp = _import_orbax()
+        check_whole_number("max_to_keep", max_to_keep, least=1)
         self.folder = Path(folder).absolute()
+        if any(sign in str(self.folder) for sign in "*?[]"):
+            raise ValueError(
+                f"`folder` must have none of *?[] in its path, got {str(self.folder)!r}: "
+                "Orbax takes them for a pattern, and can't read what it writes there."
+            )
         self._description = description
         options = self._ocp.CheckpointManagerOptions(
-            max_to_keep=max_to_keep, enable_async_checkpointing=False
+            max_to_keep=int(max_to_keep), enable_async_checkpointing=False
         )
-        self._manager = self._ocp.CheckpointManager(self.folder, options=options)
+        try:
+            self._manager = self._ocp.CheckpointManager(self.folder, options=options)
+        except OSError as error:
+            raise CheckpointError(
+                f"The folder {self.folder} can't be used: {_reason(error)}."
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +97,7 @@ class Checkpoints:
         self._manager.close()
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint; None: nothing was saved here yet."""
+        """The step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(
@@ -92,20 +106,44 @@ class Checkpoints:
         """Writes a checkpoint; the one before it stays until this one is complete.
 
         Args:
-          step: Its number, greater than those that were saved before.
-          tree: Arrays, sharded or not.
+          step: Its number, at least 0 and greater than those that were saved before.
+          tree: Arrays, sharded or not, or numbers.
           notes: Something for JSON, to travel with them.
+
+        Raises:
+          ValueError: For a step that is not greater than the newest.
+          TypeError: For a step that is not an integer, or notes that are not for JSON.
+          CheckpointError: Where it can't be written. The checkpoints before it stay.
         """
+        check_whole_number("step", step, least=0)
+        step, latest = int(step), self.latest_step()
+        if latest is not None and step <= latest:
+            raise ValueError(
+                f"`step` must be greater than that of the newest checkpoint in "
+                f"{self.folder}, {latest}, got {step}: use another folder, or delete the "
+                "checkpoints that are newer."
+            )
+        tree = jax.tree.map(_as_array, tree)
+        about = configuration(tree, self._description) | {
+            "notes": json.loads(json.dumps(dict(notes or {}))),
+            "sums": [int(bit_sum(leaf)) for leaf in jax.tree.leaves(tree)],
+        }
         args = self._ocp.args
         items: Any = args.Composite(
-            tree=args.StandardSave({"tree": tree}),  # Orbax refuses one array alone
-            notes=args.JsonSave(dict(notes or {})),
-            configuration=args.JsonSave(configuration(tree, self._description)),
+            arrays=args.StandardSave(_not_empty(tree)),
+            about=args.JsonSave(about | {"digest": digest(about)}),
         )
-        self._manager.save(step, args=items)
-        if jax.process_index() == 0:
-            sums = {n: self._checksum(n) for n in self._manager.all_steps()}
-            _write_whole(self.folder / CHECKSUMS, json.dumps(sums))
+        self._remove_unfinished()
+        try:
+            done = self._manager.save(step, args=items)
+        except Exception as error:  # of every library below, and of the file system
+            self._remove_unfinished()
+            raise CheckpointError(
+                f"The checkpoint of step {step} can't be written to {self.folder} "
+                f"({_reason(error)}). The checkpoints before it are as they were."
+            ) from error
+        if not done:
+            raise CheckpointError(f"Orbax did not save step {step} in {self.folder}.")
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """The newest checkpoint.
@@ -119,56 +157,50 @@ class Checkpoints:
           The tree, and the notes.
 
         Raises:
-          CheckpointError: For none, one that can't be read, or one of another
-            configuration, with the names of what differs.
+          CheckpointError: For none, one that can't be read or has other values than
+            were saved, or one of another configuration, with the names of what differs.
         """
-        step = self._manager.latest_step()
+        step = self.latest_step()
         if step is None:
             raise CheckpointError(f"There is no checkpoint in {self.folder}.")
-        self._verify(step)
-        args = self._ocp.args
-        about = self._read(
-            step, notes=args.JsonRestore(), configuration=args.JsonRestore()
-        )
-        self._check_configuration(step, about["configuration"], like)
-        targets = {"tree": jax.tree.map(_target, like)}
-        read = self._read(step, tree=args.StandardRestore(targets))["tree"]["tree"]
-        return jax.tree.map(_uncommitted_as, like, read), about["notes"]
-
-    def _read(self, step: int, **items: Any) -> Any:
         try:
-            return self._manager.restore(step, args=self._ocp.args.Composite(**items))
-        except Exception as error:  # of every library below, and of the file system
-            reason = " ".join(str(error).split())[:200]
-            raise self._unreadable(step, f"{type(error).__name__}: {reason}") from error
+            return self._restore(step, like)
+        except CheckpointError:
+            # A writer beside may have replaced it by a newer one meanwhile.
+            self._manager.reload()
+            if self.latest_step() == step:
+                raise
+        return self.restore(like)
 
-    def _check_configuration(self, step: int, saved: Any, like: PyTree) -> None:
-        found = differences(saved, configuration(like, self._description))
+    def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        about = self._read(step, about=self._ocp.args.JsonRestore())["about"]
+        if not isinstance(about, dict) or about.get("digest") != digest(about):
+            raise self._unreadable(step, "what it says about itself was changed")
+        found = differences(about, configuration(like, self._description))
         if found:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {self.folder} is of another "
                 f"configuration: {found}. Restore it with the optimizer that it was "
                 "saved with, or start a run in another folder."
             )
+        leaves, structure = jax.tree.flatten(like)
+        targets = _not_empty(jax.tree.map(_target, like))
+        read = self._read(step, arrays=self._ocp.args.StandardRestore(targets))["arrays"]
+        for i, leaf in enumerate(leaves):
+            x = read.get(str(i))
+            if x is None:
+                x = jnp.zeros(jnp.shape(leaf), jnp.result_type(leaf))
+            if int(bit_sum(x)) != about["sums"][i]:
+                path = about["arrays"][i][0]
+                raise self._unreadable(step, f"the values of '{path}' were changed")
+            leaves[i] = _uncommitted_as(leaf, x)
+        return structure.unflatten(leaves), about["notes"]
 
-    def _verify(self, step: int) -> None:
-        # Before Orbax reads: what it says of a cut-off file comes from threads of its
-        # own, long after the exception. A run that was killed between a checkpoint and
-        # its checksum has none for it, and the checkpoint is complete.
+    def _read(self, step: int, **items: Any) -> Any:
         try:
-            sums = json.loads((self.folder / CHECKSUMS).read_text())
-        except (OSError, ValueError):
-            sums = {}
-        if str(step) in sums and sums[str(step)] != self._checksum(step):
-            raise self._unreadable(step, "its files are not those that were written")
-
-    def _checksum(self, step: int) -> str:
-        digest = hashlib.sha256()
-        root = self.folder / str(step)
-        for path in sorted(path for path in root.rglob("*") if path.is_file()):
-            digest.update(str(path.relative_to(root)).encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-        return digest.hexdigest()
+            return self._manager.restore(step, args=self._ocp.args.Composite(**items))
+        except Exception as error:  # of every library below, and of the file system
+            raise self._unreadable(step, _reason(error)) from error
 
     def _unreadable(self, step: int, reason: str) -> CheckpointError:
         return CheckpointError(
@@ -176,6 +208,12 @@ class Checkpoints:
             f"left as it is ({reason}). Delete the folder {step} there to go back to the "
             "checkpoint before it."
         )
+
+    def _remove_unfinished(self) -> None:
+        """What a run that was killed, or a full disk, has left of a checkpoint."""
+        if jax.process_index() == 0:
+            for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _import_orbax() -> Any:
@@ -188,21 +226,29 @@ def _import_orbax() -> Any:
     return ocp
 
 
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _as_array(leaf: Any) -> jax.Array:
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+
+
+def _not_empty(tree: PyTree) -> dict[str, Any]:
+    """The leaves by number; Orbax refuses those of size 0, and an array alone."""
+    leaves = enumerate(jax.tree.leaves(tree))
+    return {str(i): leaf for i, leaf in leaves if np.prod(leaf.shape)}
+
+
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:
     """Where a leaf is read to: not on devices that were there when it was written."""
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
+    dtype = jnp.result_type(leaf)
+    return jax.ShapeDtypeStruct(np.shape(leaf), dtype, sharding=sharding)
 
 
 def _uncommitted_as(like: Any, read: Any) -> Any:
-    """What was wanted nowhere in particular is free to go to any mesh."""
+    """Where ``like`` has no sharding, an array that is free to go to any mesh."""
     return read if getattr(like, "sharding", None) else jax.device_put(np.asarray(read))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Replaces a file in one move: a reader finds the old text or the new one."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -1,5 +1,8 @@
-"""Whether a checkpoint is of the run that wants it, and what differs if it is not."""
+"""What a checkpoint says about itself, and how that differs from what is wanted."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,17 +13,23 @@ from rmsprop_optax._foundation._types import PyTree
 
 
 def configuration(tree: PyTree, description: str) -> dict[str, Any]:
-    """What a tree is made of, and the lines that say what made it; fit for JSON."""
-    arrays = {
-        path_of(path): f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    """The arrays of a tree, and the lines that describe what made it; fit for JSON."""
+    arrays = [
+        [path_of(keys), f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"]
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
     return {"arrays": arrays, "description": description.splitlines()}
 
 
-def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+def digest(about: Mapping[str, Any]) -> str:
+    """A checksum of all that a checkpoint says about itself."""
+    rest = {name: value for name, value in about.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What is not the same, for a person; empty where all is."""
-    before, now = saved["arrays"], wanted["arrays"]
+    before, now = dict(saved["arrays"]), dict(wanted["arrays"])
     changed = [
         f"{path} ({before[path]}, not {kind})"
         for path, kind in now.items()
@@ -35,6 +44,8 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
         "it says": [x for x in lines_before if both_described and x not in lines_now],
         "not": [x for x in lines_now if both_described and x not in lines_before],
     }
+    if not any(listed.values()) and saved["arrays"] != wanted["arrays"]:
+        listed["another order"] = list(now)
     return "; ".join(
         f"{what} {', '.join(_words(found))}" for what, found in listed.items() if found
     )

@@ -18,12 +18,12 @@ def hash_bits(shape: tuple[int, ...], seed: jax.Array) -> jax.Array:
     for axis in range(len(shape)):
         spread = np.uint32(pow(_ODD, axis + 1, 2**32))
         position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * spread
-    return _mix(position)
+    return mix(position)
 
 
 def next_seed(seed: jax.Array) -> jax.Array:
     """The seed of the next step."""
-    mixed = _mix(seed + jnp.uint32(_ODD))
+    mixed = mix(seed + jnp.uint32(_ODD))
     return mixed ^ (mixed >> 16)
 
 
@@ -32,7 +32,7 @@ def uniform(bits: jax.Array) -> jax.Array:
     return (bits >> 8).astype(jnp.int32).astype(jnp.float32) * np.float32(2**-24)
 
 
-def _mix(x: jax.Array) -> jax.Array:
+def mix(x: jax.Array) -> jax.Array:
     """The bijection "lowbias32" of C. Wellons' hash-prospector, without its last line.
 
     That line mixes the lower bits, which rounding does not use.
