@@ -42,7 +42,7 @@ def _check_that(holds: Callable[[float], bool], name: str, value: Any, kind: str
     if number is None:
         return
     if not holds(number):
-        raise ValueError(f"`{name}` must be {kind}, got {value!r}.")
+        raise ValueError(f"`{name}` must be {kind}, got {value!r}.{_hint(value)}")
     dtype = jnp.result_type(float)
     with np.errstate(over="ignore"):
         rounded = float(np.asarray(number).astype(dtype))
@@ -50,6 +50,15 @@ def _check_that(holds: Callable[[float], bool], name: str, value: Any, kind: str
         raise ValueError(
             f"`{name}` must be {kind}, got {value!r}, which is {rounded} in {dtype}."
         )
+
+
+def _hint(value: Any) -> str:
+    if getattr(value, "dtype", None) not in (jnp.bfloat16, jnp.float16):
+        return ""
+    return (
+        f" `optax.inject_hyperparams` rounds to the dtype of the parameters, here "
+        f"{value.dtype}: give it `hyperparam_dtype=jnp.float32`."
+    )
 
 
 def check_decay(name: str, value: Any) -> None:

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,3 +134,36 @@ def test_torch_decay_needs_the_parameters() -> None:
     tx = dialects.torch(weight_decay=0.1)
     with pytest.raises(ValueError, match="not passing `params`"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", dialects.__all__)
+def test_injected_hyperparameters_change_nothing(name: str, dtype: str) -> None:
+    """The defaults are handed over as arrays in the dtype of the parameters."""
+    make = getattr(dialects, name)
+    params = {"w": jnp.asarray([1.0, -2.0, 3.0], dtype)}
+    plain, injected = make(0.125), optax.inject_hyperparams(make)(0.125)
+    state, injected_state = plain.init(params), injected.init(params)
+    inner = injected_state.inner_state
+    chex.assert_trees_all_equal_shapes_and_dtypes(inner, state)
+    assert jax.tree.structure(inner) == jax.tree.structure(state)
+    for gradient in ({"w": params["w"] / 4}, {"w": -params["w"]}):
+        updates, state = plain.update(gradient, state)
+        found, injected_state = injected.update(gradient, injected_state)
+        tolerance = 1e-6 if dtype == "float32" else 0.1  # 0.99 becomes 0.988
+        chex.assert_trees_all_close(found, updates, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", dialects.__all__)
+def test_a_rounded_hyperparameter_is_explained(name: str) -> None:
+    make, params = getattr(dialects, name), {"w": jnp.ones(3, jnp.bfloat16)}
+    decay = next(
+        n for n in ("rho", "decay", "alpha") if n in inspect.signature(make).parameters
+    )
+    if name == "tf_keras":
+        decay = "rho"
+    tx = optax.inject_hyperparams(make)(0.1, **{decay: 0.999})
+    with pytest.raises(ValueError, match=rf"`{decay}` .*hyperparam_dtype=jnp\.float32"):
+        tx.init(params)
+    injected = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)
+    injected(0.1, **{decay: 0.999}).init(params)
