@@ -257,8 +257,8 @@ def decode_state(state: PyTree) -> PyTree:
       >>> _, state = tx.update(grads, tx.init(grads), grads)
       >>> print(optax.tree.get(state, "nu"))
       [ 85 170 255]
-      >>> print(optax.tree.get(decode_state(state), "nu").round(4))
-      [0.1 0.4 0.9]
+      >>> print([f"{x:.3f}" for x in optax.tree.get(decode_state(state), "nu")])
+      ['0.100', '0.400', '0.900']
     """
 
     def is_low(node: Any) -> bool:

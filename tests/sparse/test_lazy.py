@@ -94,21 +94,24 @@ def test_rows_that_are_not_touched_keep_everything(name: str) -> None:
             np.testing.assert_array_equal(new[others], old[others])
 
 
-@pytest.mark.parametrize("name", CORE_ROWS)
-def test_jit_changes_nothing_and_padding_neither(name: str) -> None:
+@pytest.mark.parametrize("name", ["rmsprop, momentum", "low_precision, optax.adam"])
+def test_jit_changes_nothing(name: str) -> None:
     grads = [_grads(step, [4, 1, 4])[0] for step in range(3)]
     jitted = _run(_rows(name)(), _params(), grads)
-    _assert_close(_run(_rows(name)(), _params(), grads, wrap=lambda f: f)[0], jitted[0])
-    tight = [
-        {
-            **g,
-            "table": RowSlices.from_sorted(
-                g["table"].indices[:2], g["table"].values[:2], (6, 3)
-            ),
-        }
-        for g in grads
-    ]
-    _assert_close(_run(_rows(name)(), _params(), tight)[0], jitted[0])
+    _assert_close(_run(_rows(name)(), _params(), grads, wrap=lambda f: f), jitted)
+
+
+@pytest.mark.parametrize("name", CORE_ROWS)
+def test_padding_changes_nothing(name: str) -> None:
+    grads = [_grads(step, [4, 1, 4])[0] for step in range(3)]
+    tight = [{**g, "table": _without_padding(g["table"])} for g in grads]
+    padded = _run(_rows(name)(), _params(), grads)
+    _assert_close(_run(_rows(name)(), _params(), tight)[0], padded[0])
+
+
+def _without_padding(rows: RowSlices) -> RowSlices:
+    count = int(np.sum(rows.indices < HEIGHT))
+    return RowSlices.from_sorted(rows.indices[:count], rows.values[:count], rows.shape)
 
 
 def test_touched_rows_are_a_table_of_their_own() -> None:
