@@ -10,7 +10,13 @@ from jax.core import Tracer
 
 from rmsprop_optax._foundation._types import AxisName
 from rmsprop_optax.sparse._opaque import unwrap_indices, wrap_indices
-from rmsprop_optax.sparse._tables import as_ids, get_rows, set_rows, sum_rows
+from rmsprop_optax.sparse._tables import (
+    add_rows,
+    as_ids,
+    get_rows,
+    set_rows,
+    sum_rows,
+)
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -113,6 +119,8 @@ class RowSlices:
                 f"{self!r} can't be added to an array of shape {table.shape}: it is the "
                 f"gradient of a table of shape {self.shape}."
             )
+        if self.dtype == table.dtype:  # a scatter alone is faster
+            return add_rows(table, self.indices, self.values)
         # Row by row also where the dtypes differ: the table is never widened whole.
         rows = get_rows(table, self.indices) + self.values
         return set_rows(table, self.indices, rows.astype(table.dtype))

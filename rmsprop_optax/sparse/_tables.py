@@ -71,6 +71,12 @@ def set_rows(table: jax.Array, indices: jax.Array, rows: jax.Array) -> jax.Array
     return table.at[indices].set(rows, mode="drop", out_sharding=sharding)
 
 
+def add_rows(table: jax.Array, indices: jax.Array, rows: jax.Array) -> jax.Array:
+    """The table with ``rows`` added; those with an index outside it are dropped."""
+    sharding = _explicit_sharding(table)
+    return table.at[indices].add(rows, mode="drop", out_sharding=sharding)
+
+
 def _explicit_sharding(table: jax.Array) -> jax.NamedSharding | None:
     """The sharding of the table where shardings are part of types, else None."""
     sharding = jax.typeof(table).sharding
