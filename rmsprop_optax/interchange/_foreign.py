@@ -1,5 +1,8 @@
 """What comes from elsewhere: every array checked, every error with its key."""
 
+import math
+import os
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -46,20 +49,57 @@ def places(
     return [Place(path, current.nu[path], convert.get(path)) for path in chosen]
 
 
+def as_array(value: Any) -> np.ndarray:
+    """A tensor, or what is an array already; bfloat16, which NumPy lacks, as float32."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+    return np.asarray(value)
+
+
+def as_number(value: Any, key: str, kind: str = "a finite number of at least 0") -> float:
+    """The number under ``key``."""
+    size = math.prod(getattr(value, "shape", ()))  # before anything is allocated
+    number = as_array(value) if size == 1 else np.asarray(np.nan)
+    if number.dtype.kind not in "iuf" or not 0 <= float(number.ravel()[0]) < math.inf:
+        raise ValueError(f"{key} must be {kind}, got {value!r}.")
+    return float(number.ravel()[0])
+
+
+def check_archive(path: str) -> None:
+    """A zip file, if it is one, is stored as frameworks do, and whole.
+
+    Neither PyTorch nor Keras compresses: so what is read is no larger than the file.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            compressed = size > os.path.getsize(path)
+            damaged = None if compressed else archive.testzip()
+    except Exception as error:  # zipfile has many for a damaged file
+        raise ValueError(f"The file {path!r} can't be read: {error}") from error
+    if compressed:
+        raise ValueError(
+            f"The file {path!r} is compressed, unlike a framework's own. It was not read."
+        )
+    if damaged is not None:
+        raise ValueError(f"The file {path!r} can't be read: {damaged!r} is damaged.")
+
+
 def take(value: Any, key: str, place: Place, *, square: bool = False) -> np.ndarray:
     """The array under ``key``, once it is certain that it belongs in ``place``."""
-    array = np.asarray(value)
+    shape = tuple(getattr(value, "shape", np.shape(value)))
+    if math.prod(shape) != place.like.size:  # before anything is allocated
+        raise _wrong_shape(key, shape, place)
+    array = as_array(value)
     if array.dtype.kind not in "fc":
         raise ValueError(f"{key} must hold floating-point numbers, got {array.dtype}.")
     if place.convert is not None:
         array = np.asarray(place.convert(array))
     if array.shape != place.like.shape:
-        raise ValueError(
-            f"{key} has shape {array.shape}, the parameter '{place.path}' has shape "
-            f"{place.like.shape}. If it is laid out otherwise there, give `convert`, "
-            f"such as {{{place.path!r}: np.transpose}}; if it is another parameter, give "
-            "`order` or `names`."
-        )
+        raise _wrong_shape(key, array.shape, place)
     if np.iscomplexobj(array) != np.iscomplexobj(place.like):
         raise ValueError(
             f"{key} is {array.dtype}, '{place.path}' is kept in {place.like.dtype}: a "
@@ -76,6 +116,15 @@ def take(value: Any, key: str, place: Place, *, square: bool = False) -> np.ndar
             "which would lose digits: turn on `jax_enable_x64`, or cast it in `convert`."
         )
     return array
+
+
+def _wrong_shape(key: str, shape: tuple[int, ...], place: Place) -> ValueError:
+    return ValueError(
+        f"{key} has shape {shape}, the parameter '{place.path}' has shape "
+        f"{place.like.shape}. If it is laid out otherwise there, give `convert`, "
+        f"such as {{{place.path!r}: np.transpose}}; if it is another parameter, give "
+        "`order` or `names`."
+    )
 
 
 def give(array: np.ndarray, place: Place) -> np.ndarray:

@@ -9,25 +9,40 @@ from typing import Any
 
 import numpy as np
 
+from rmsprop_optax.interchange._foreign import check_archive
+
 _WEIGHTS = "model.weights.h5"
 _GROUP = "optimizer/vars"
 
 
-def read_variables(path: str) -> list[np.ndarray]:
-    """The arrays under `optimizer/vars`, by number."""
+def read_variables(path: str, largest: int) -> list[np.ndarray]:
+    """The arrays under `optimizer/vars`, by number, of at most ``largest`` values."""
     h5py = _h5py()
+    check_archive(path)
     with open(path, "rb") as file:
         content = file.read()
     try:
         with h5py.File(io.BytesIO(_weights_of(content)), "r") as weights:
-            return [np.asarray(dataset[()]) for dataset in _datasets(h5py, weights, path)]
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
+            datasets = _datasets(h5py, weights, path)
+            for i, dataset in enumerate(datasets):
+                if dataset.size > largest:  # before anything is allocated
+                    raise _RefusedError(
+                        f"{_GROUP}/{i} of {path!r} has shape {dataset.shape}: that is "
+                        "more than any parameter of the optimizer state has."
+                    )
+            return [np.asarray(dataset[()]) for dataset in datasets]
+    except _RefusedError:
+        raise
+    except Exception as error:  # h5py has many for a damaged file
+        raise ValueError(
+            f"The file {path!r} can't be read as Keras's: {error}"
+        ) from error
 
 
 def write_variables(path: str, arrays: Sequence[np.ndarray]) -> None:
     """Replaces the file by one with ``arrays`` under `optimizer/vars`."""
     h5py = _h5py()
+    check_archive(path)
     with open(path, "rb") as file:
         content = file.read()
     try:
@@ -35,19 +50,24 @@ def write_variables(path: str, arrays: Sequence[np.ndarray]) -> None:
         with h5py.File(weights, "r+") as opened:
             datasets = _datasets(h5py, opened, path)
             if [d.shape for d in datasets] != [np.shape(a) for a in arrays]:
-                raise ValueError(
+                raise _RefusedError(
                     f"The file {path!r} holds optimizer variables of other shapes, "
                     f"{[d.shape for d in datasets]} against "
                     f"{[np.shape(a) for a in arrays]}."
                 )
             for dataset, array in zip(datasets, arrays, strict=True):
                 dataset[()] = array
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
+    except _RefusedError:
+        raise
+    except Exception as error:  # h5py has many for a damaged file
+        raise ValueError(
+            f"The file {path!r} can't be read as Keras's: {error}"
+        ) from error
     _replace(path, _with_weights(content, weights.getvalue()))
 
 
-_DAMAGED = (OSError, KeyError, zipfile.BadZipFile, RuntimeError, EOFError)
+class _RefusedError(ValueError):
+    """A file that can be read, and is not one of ours to take."""
 
 
 def _h5py() -> Any:
@@ -80,26 +100,22 @@ def _with_weights(content: bytes, weights: bytes) -> bytes:
 
 def _datasets(h5py: Any, weights: Any, path: str) -> list[Any]:
     if _GROUP not in weights:
-        raise ValueError(
+        raise _RefusedError(
             f"The file {path!r} holds no optimizer ({_GROUP!r}): save a compiled model "
             "after its first step."
         )
     group = weights[_GROUP]
     missing = [str(i) for i in range(len(group)) if str(i) not in group]
     if missing:
-        raise ValueError(f"The file {path!r} lacks {_GROUP!r} {missing}.")
+        raise _RefusedError(f"The file {path!r} lacks {_GROUP!r} {missing}.")
     datasets = [group[str(i)] for i in range(len(group))]
     for i, dataset in enumerate(datasets):
         # A dataset may keep its bytes in another file, by any name: not from elsewhere.
         link = group.get(str(i), getlink=True)
         plain = isinstance(link, h5py.HardLink) and isinstance(dataset, h5py.Dataset)
         if not plain or dataset.external or dataset.is_virtual:
-            raise ValueError(f"{_GROUP}/{i} of {path!r} is not an array of its own.")
+            raise _RefusedError(f"{_GROUP}/{i} of {path!r} is not an array of its own.")
     return datasets
-
-
-def _damaged(path: str, error: Exception) -> ValueError:
-    return ValueError(f"The file {path!r} can't be read as Keras's: {error}")
 
 
 def _replace(path: str, content: bytes) -> None:

@@ -79,7 +79,7 @@ def import_state(
     current = read(opt_state)
     check_rate_place(current, True, "Keras", "keras")
     where = places(current, order, convert)
-    values = _values(foreign)
+    values = _values(foreign, current)
     names = _layout(current, where, len(values))
     result: dict[str, Any] = {}
     for (slot, place), value in zip(names, values, strict=True):
@@ -141,7 +141,7 @@ def export_state(
     current = read_for("Keras's RMSprop", opt_state, holds)
     check_rate_place(current, True, "Keras", "keras")
     where = places(current, order, convert)
-    likes = _values(like)
+    likes = _values(like, current)
     result = []
     for (slot, place), old in zip(
         _layout(current, where, len(likes)), likes, strict=True
@@ -195,10 +195,11 @@ def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
     files.write_variables(fspath(path), arrays)
 
 
-def _values(foreign: Any) -> list[Any]:
+def _values(foreign: Any, current: Slots) -> list[Any]:
     """The arrays of the variables, wherever they are."""
     if isinstance(foreign, (str, PathLike)):
-        return files.read_variables(fspath(foreign))
+        largest = max([1, *(array.size for array in current.nu.values())])
+        return files.read_variables(fspath(foreign), largest)
     if isinstance(foreign, Mapping):
         missing = [str(i) for i in range(len(foreign)) if str(i) not in foreign]
         if missing:

@@ -1,7 +1,7 @@
 """Runs of `torch.optim.RMSprop` (and timm's RMSpropTF), in and out."""
 
 from collections.abc import Iterable, Mapping
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
     Place,
+    as_number,
+    check_archive,
     check_keys,
     check_rate_place,
     check_slot,
@@ -168,7 +170,10 @@ def export_state(
     state, injected = {}, current.hyperparams or {}
     count = current.updates if step is None else step
     if count is None:
-        steps = {n: float(_numpy(slots["step"])) for n, slots in like["state"].items()}
+        steps = {
+            n: as_number(slots["step"], f"`state[{n}]['step']`")
+            for n, slots in like["state"].items()
+        }
         count = _one_step(steps)
     _check_momentum(groups, current)
     for group in groups:
@@ -217,6 +222,7 @@ def _state_dict(foreign: Any, key: str | None) -> Mapping[str, Any]:
 
 def _load(path: str | PathLike[str], key: str | None) -> Any:
     torch = _torch()
+    check_archive(fspath(path))
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -259,23 +265,15 @@ def _take_parameter(
     """What PyTorch keeps for one parameter, under our names."""
     needed = ["step", "square_avg"]
     check_keys(slots, ["step", *_SLOTS.values()], needed, f"`{where}`")
-    result: dict[str, Any] = {"step": float(_numpy(slots["step"]))}
+    result: dict[str, Any] = {"step": as_number(slots["step"], f"`{where}['step']`")}
     for slot, name in _SLOTS.items():
         ours = place.path in (getattr(current, slot) or {})
         check_slot(f"`{name}`", name in slots, ours, f"`{where}`")
         if ours:
             key = f"`{where}[{name!r}]`"
             square = slot == "nu"
-            result[slot] = take(_numpy(slots[name]), key, place, square=square)
+            result[slot] = take(slots[name], key, place, square=square)
     return result
-
-
-def _numpy(value: Any) -> np.ndarray:
-    """A tensor, or what is an array already; bfloat16, which NumPy lacks, as float32."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-    return np.asarray(value)
 
 
 def _one_step(steps: dict[str, float]) -> int:
@@ -299,13 +297,13 @@ def _hyperparams(groups: list[Any], current: Slots) -> dict[str, float]:
             f"The PyTorch state has {len(groups)} parameter groups, and the optimizer "
             "state one set of injected hyperparameters: use `optax.partition`."
         )
-    hyperparams = {
-        n: float(_numpy(x)) for n, x in groups[0].items() if n in current.hyperparams
+    names = {name: name for name in current.hyperparams if name in groups[0]}
+    names |= {name: "lr" for name in RATE_NAMES if name in current.hyperparams}
+    return {
+        name: as_number(groups[0][key], f"`param_groups[0][{key!r}]`")
+        for name, key in names.items()
+        if key in groups[0]
     }
-    for name in RATE_NAMES:
-        if name in current.hyperparams and "lr" in groups[0]:
-            hyperparams[name] = float(_numpy(groups[0]["lr"]))
-    return hyperparams
 
 
 def _check_momentum(groups: list[Any], current: Slots) -> None:
