@@ -65,7 +65,7 @@ def train(folder: Path, steps: int, save_every: int) -> Any:
     """Trains on all devices of all processes; returns the parameters."""
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     by_device = jax.NamedSharding(mesh, jax.P("data"))
-    tx = rmsprop(1e-2, momentum=0.9, global_clipnorm=1.0, axis_name="data")
+    tx = rmsprop(1e-2, momentum=0.9, global_clipnorm=1.0)
     step = parallel.sharded_data_parallel(loss_fn, tx, mesh)
     params = jax.device_put(init_params(), jax.NamedSharding(mesh, jax.P()))
     shardings = parallel.state_sharding(tx, params, mesh)

@@ -36,7 +36,6 @@ def main(folder: Path, steps: int) -> None:
         centered=True,
         use_ema=True,
         skip_nonfinite=True,
-        axis_name="data",
         gradient_accumulation_steps=2,
     )
     step = parallel.sharded_data_parallel(_loss_fn, tx, mesh)
