@@ -1,1 +1,1 @@
-"""Steps on many devices, and where their state lies."""
+"""Steps on many devices, and how their state is sharded."""

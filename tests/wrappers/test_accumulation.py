@@ -120,7 +120,7 @@ def test_a_donated_step_needs_no_memory_of_its_own(arguments: dict[str, Any]) ->
 
 
 def test_an_update_in_another_dtype_or_missing_is_what_inner_made() -> None:
-    """Bfloat16 lies in the place of the float32 sum, a complex one beside it."""
+    """Updates of another dtype, a complex one, and None."""
 
     def turned(g: Any, state: Any, params: Any = None) -> Any:
         del params
