@@ -87,7 +87,7 @@ def _full_chain() -> optax.GradientTransformation:
     )
     step = ro.accumulate_gradients(ro.in_float32(step), 2)
     step = optax.chain(ro.unscale_loss(4.0), step)
-    average = ro.average_params(0.9, 3, every_k=2)
+    average = ro.average_params(0.9, 3, gradient_accumulation_steps=2)
     return ro.skip_nonfinite(optax.chain(step, ro.zeros_for_missing(), average))
 
 

@@ -32,7 +32,7 @@ class AverageParamsState(NamedTuple):
 def average_params(
     decay: Scalar = 0.99,
     overwrite_frequency: Count | None = None,
-    every_k: Count = 1,
+    gradient_accumulation_steps: Count = 1,
 ) -> optax.GradientTransformation:
     """Averages the parameters that the update will make, and may overwrite them.
 
@@ -40,14 +40,14 @@ def average_params(
 
     While $i = 0$, $β$ counts as 0. Whenever $i + 1$ is a multiple of
     ``overwrite_frequency``, the update becomes $a_t - p$, so that the parameter becomes
-    its average. The clock is ``i = t // every_k``, with t the calls from 0. Comes last in
-    a chain; $p + u$ is the sum that `optax.apply_updates` computes, in the dtype of $p$.
+    its average. The clock is ``i = t // k``, with t the calls from 0. It comes last in a
+    chain; $p + u$ is the sum that `optax.apply_updates` computes, in the dtype of $p$.
 
     Args:
       decay: $β$, in [0, 1].
       overwrite_frequency: In iterations, at least 1; None: never.
-      every_k: Calls to an iteration, at least 1: the length of a gradient accumulation
-        that comes before.
+      gradient_accumulation_steps: k, the calls of an iteration, at least 1, where an
+        accumulation comes before.
 
     Returns:
       A transformation that needs ``params`` at every update. Get the average with
@@ -74,7 +74,9 @@ def average_params(
       Keras 3, `keras/src/optimizers/base_optimizer.py` (`use_ema`).
     """
     check_closed_decay("decay", decay)
-    check_whole_number("every_k", every_k, least=1)
+    check_whole_number(
+        "gradient_accumulation_steps", gradient_accumulation_steps, least=1
+    )
     if overwrite_frequency is not None:
         check_whole_number("overwrite_frequency", overwrite_frequency, least=1)
 
@@ -87,7 +89,7 @@ def average_params(
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, AverageParamsState]:
         check_has_params(params, "average_params")
-        iteration = state.count // every_k
+        iteration = state.count // gradient_accumulation_steps
         beta = as_number(jnp.where(iteration == 0, 0.0, decay))
 
         def rule(u: jax.Array, ema: jax.Array, p: jax.Array) -> tuple[jax.Array, ...]:

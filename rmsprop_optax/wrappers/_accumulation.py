@@ -25,7 +25,7 @@ class AccumulateGradientsState(NamedTuple):
     """State of [`accumulate_gradients`][rmsprop_optax.accumulate_gradients].
 
     Attributes:
-      count: Micro-steps since the last update, int32, from 0 to ``every_k - 1``.
+      count: Micro-steps since the last update, int32, from 0 to k - 1.
       acc_grads: The sums of the gradients since then, in the parameter's dtype or
         float32, whichever is wider; exactly zero after an update.
       inner_state: The state of the inner transformation, which changes with updates.
@@ -87,7 +87,7 @@ def add_leaf(g: Any, total: Any) -> Any:
 
 def accumulate_gradients(
     inner: optax.GradientTransformation,
-    every_k: Count,
+    gradient_accumulation_steps: Count,
     sums: GradientSums | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Runs ``inner`` once every k calls, on the mean of the k gradients.
@@ -100,7 +100,7 @@ def accumulate_gradients(
 
     Args:
       inner: The transformation. Everything in it moves with updates, not with calls.
-      every_k: Calls to an update, at least 2.
+      gradient_accumulation_steps: k, the calls of an update, at least 2.
       sums: How gradients are added up. For tables whose gradients come as
         [`RowSlices`][rmsprop_optax.sparse.RowSlices] give
         [`sparse.RowSums`][rmsprop_optax.sparse.RowSums]; None: all gradients are dense.
@@ -109,14 +109,14 @@ def accumulate_gradients(
       A transformation. Extra arguments go to ``inner``, of the k-th call only.
 
     Raises:
-      ValueError: For ``every_k`` less than 2.
-      TypeError: For ``every_k`` that is not an integer; at the first trace, for a
-        gradient by rows without `sparse.RowSums`.
+      ValueError: For a number of steps less than 2.
+      TypeError: For one that is not an integer; at the first trace, for a gradient by
+        rows without `sparse.RowSums`.
 
     Examples:
       >>> import jax.numpy as jnp, optax
       >>> import rmsprop_optax
-      >>> tx = rmsprop_optax.accumulate_gradients(optax.scale(-1.0), every_k=2)
+      >>> tx = rmsprop_optax.accumulate_gradients(optax.scale(-1.0), 2)
       >>> state = tx.init(jnp.array(0.0))
       >>> for gradient in (1.0, 3.0):
       ...     update, state = tx.update(jnp.array(gradient), state)
@@ -127,7 +127,9 @@ def accumulate_gradients(
     References:
       Keras 3, `gradient_accumulation_steps`.
     """
-    check_whole_number("every_k", every_k, least=2)
+    check_whole_number(
+        "gradient_accumulation_steps", gradient_accumulation_steps, least=2
+    )
     adds = DenseSums() if sums is None else sums
     inner = optax.with_extra_args_support(inner)
 
@@ -144,13 +146,15 @@ def accumulate_gradients(
         params: PyTree = None,
         **extra_args: Any,
     ) -> tuple[PyTree, AccumulateGradientsState]:
-        is_last = state.count + 1 >= every_k
+        is_last = state.count + 1 >= gradient_accumulation_steps
 
         def mean_leaf(g: Any, total: Any) -> Any:
             if g is None:
                 return None
             dtype = leaf_dtype(g)
-            return map_values(lambda values: narrow(values / every_k, dtype), total)
+            return map_values(
+                lambda values: narrow(values / gradient_accumulation_steps, dtype), total
+            )
 
         def update(total: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
             mean = jax.tree.map(mean_leaf, updates, total, is_leaf=is_leaf)

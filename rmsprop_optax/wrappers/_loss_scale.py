@@ -38,7 +38,7 @@ class DynamicLossScaleState(NamedTuple):
 
 def dynamic_loss_scale(
     inner: optax.GradientTransformation,
-    initial_scale: Scalar = 2.0**15,
+    init_scale: Scalar = 2.0**15,
     dynamic_growth_steps: Count = 2000,
     *,
     axis_name: AxisName | None = None,
@@ -53,7 +53,7 @@ def dynamic_loss_scale(
 
     Args:
       inner: The transformation, such as ``rmsprop()``, without a loss scale of its own.
-      initial_scale: The scale at first, from 2^-126 to 2^126.
+      init_scale: The scale at first, from 2^-126 to 2^126.
       dynamic_growth_steps: Finite steps in a row to a doubling, at least 1.
       axis_name: Inside `jax.shard_map` or `jax.pmap`, the axis (or axes) whose devices
         decide together and share one scale. Gradients that were averaged over the
@@ -82,8 +82,8 @@ def dynamic_loss_scale(
     References:
       Keras 3, `keras/src/optimizers/loss_scale_optimizer.py`.
     """
-    check_positive("initial_scale", initial_scale)
-    _check_bounds(initial_scale)
+    check_positive("init_scale", init_scale)
+    _check_bounds(init_scale)
     check_whole_number("dynamic_growth_steps", dynamic_growth_steps, least=1)
     if axis_name is not None:
         check_axis_name("axis_name", axis_name)
@@ -95,7 +95,7 @@ def dynamic_loss_scale(
         return DynamicLossScaleState(
             count=jnp.zeros([], jnp.int32),
             # A copy: a donated step must not delete the user's own array.
-            loss_scale=jnp.array(initial_scale, jnp.float32),
+            loss_scale=jnp.array(init_scale, jnp.float32),
             inner_state=inner_state,
         )
 
@@ -123,12 +123,12 @@ def dynamic_loss_scale(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _check_bounds(initial_scale: Scalar) -> None:
-    known = not isinstance(initial_scale, Tracer)
-    if known and not _LEAST <= float(initial_scale) <= _LARGEST:
+def _check_bounds(init_scale: Scalar) -> None:
+    known = not isinstance(init_scale, Tracer)
+    if known and not _LEAST <= float(init_scale) <= _LARGEST:
         raise ValueError(
-            "`initial_scale` must be between 2**-126 and 2**126, got "
-            f"{initial_scale!r}: the scale and its inverse are kept in float32."
+            "`init_scale` must be between 2**-126 and 2**126, got "
+            f"{init_scale!r}: the scale and its inverse are kept in float32."
         )
 
 

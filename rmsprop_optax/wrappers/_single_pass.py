@@ -123,7 +123,7 @@ def _check(jaxpr: core.Jaxpr) -> None:
             raise ValueError(
                 f"single_pass can't join loops in a `{name}` that returns arrays, here "
                 f"{arrays[0].aval.str_short()}. Put the branch around single_pass, as in "
-                "accumulate_gradients(single_pass(rmsprop()), every_k=4)."
+                "accumulate_gradients(single_pass(rmsprop()), 4)."
             )
     for inner in core.subjaxprs(jaxpr):
         _check(inner)

@@ -206,7 +206,7 @@ def test_dynamic_loss_scale_is_the_loss_scale_optimizer() -> None:
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.RMSprop(0.01), initial_scale=1024.0, dynamic_growth_steps=3
     )
-    tx = dynamic_loss_scale(rmsprop(0.01), initial_scale=1024.0, dynamic_growth_steps=3)
+    tx = dynamic_loss_scale(rmsprop(0.01), init_scale=1024.0, dynamic_growth_steps=3)
     optimizer.build([keras.Variable(np.float32(5))])
     theirs, their_state = [np.float32(5)], [v.value for v in optimizer.variables]
     their_step = jax.jit(optimizer.stateless_apply)
