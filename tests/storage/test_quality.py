@@ -19,7 +19,7 @@ STEPS, BATCH, HELD_OUT, SEEDS = 400, 64, 400, 5
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "optax.adam": lambda: optax.adam(1e-3),
     "optax.adamw": lambda: optax.adamw(1e-3, weight_decay=1e-2),
-    "optax.lion": lambda: optax.lion(1e-4),
+    "optax.lion": lambda: optax.lion(5e-4),
     "optax.sgd": lambda: optax.sgd(0.03, momentum=0.9),
     "optax.rmsprop": lambda: optax.rmsprop(3e-4, momentum=0.9),
     "rmsprop": lambda: ro.rmsprop(1e-3),
