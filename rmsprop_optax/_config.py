@@ -170,7 +170,7 @@ class RmspropConfig:
           arguments: The arguments of the call, by the caller's own names.
           names: The names of options that the caller calls something else.
           ignored: Flags that the framework takes and that have no effect here.
-          **options: What the dialect decides, whatever was arguments.
+          **options: What the dialect decides, whatever the arguments are.
         """
         for name in ignored:
             if arguments[name] is not None:

@@ -50,6 +50,7 @@ def test_the_bounds_that_were_measured_are_those_that_are_tested() -> None:
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_files_that_are_linked_exist(name: str) -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / name).read_text())
+    assert links
     for link in links:
         assert (ROOT / link).exists(), link
 

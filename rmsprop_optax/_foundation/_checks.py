@@ -56,8 +56,8 @@ def _hint(value: Any) -> str:
     if getattr(value, "dtype", None) not in (jnp.bfloat16, jnp.float16):
         return ""
     return (
-        f" `optax.inject_hyperparams` rounds to the dtype of the parameters, here "
-        f"{value.dtype}: give it `hyperparam_dtype=jnp.float32`."
+        f" It was rounded to {value.dtype}: under `optax.inject_hyperparams`, give "
+        "`hyperparam_dtype=jnp.float32`."
     )
 
 

@@ -66,6 +66,14 @@ def as_number(value: Any, key: str, kind: str = "a finite number of at least 0")
     return float(number.ravel()[0])
 
 
+def as_count(value: Any, key: str) -> int:
+    """The count under ``key``, as int32 holds it."""
+    number = as_number(value, key, "a count")
+    if number % 1 or number >= 2**31:
+        raise ValueError(f"{key} must be a count, got {value!r}.")
+    return int(number)
+
+
 def check_archive(path: str) -> None:
     """A zip file, if it is one, is stored as frameworks do, and whole.
 
@@ -90,7 +98,7 @@ def check_archive(path: str) -> None:
 
 def take(value: Any, key: str, place: Place, *, square: bool = False) -> np.ndarray:
     """The array under ``key``, once it is certain that it belongs in ``place``."""
-    shape = tuple(getattr(value, "shape", np.shape(value)))
+    shape = tuple(np.shape(value))
     if math.prod(shape) != place.like.size:  # before anything is allocated
         raise _wrong_shape(key, shape, place)
     array = as_array(value)

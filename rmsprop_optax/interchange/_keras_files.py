@@ -4,7 +4,8 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,85 +18,64 @@ _GROUP = "optimizer/vars"
 
 def read_variables(path: str, largest: int) -> list[np.ndarray]:
     """The arrays under `optimizer/vars`, by number, of at most ``largest`` values."""
-    h5py = _h5py()
-    check_archive(path)
-    with open(path, "rb") as file:
-        content = file.read()
-    try:
-        with h5py.File(io.BytesIO(_weights_of(content)), "r") as weights:
-            datasets = _datasets(h5py, weights, path)
-            for i, dataset in enumerate(datasets):
-                if dataset.size > largest:  # before anything is allocated
-                    raise _RefusedError(
-                        f"{_GROUP}/{i} of {path!r} has shape {dataset.shape}: that is "
-                        "more than any parameter of the optimizer state has."
-                    )
-            return [np.asarray(dataset[()]) for dataset in datasets]
-    except _RefusedError:
-        raise
-    except Exception as error:  # h5py has many for a damaged file
-        raise ValueError(
-            f"The file {path!r} can't be read as Keras's: {error}"
-        ) from error
+    with _opened(path, io.BytesIO(_read(path)), "r") as datasets:
+        for i, dataset in enumerate(datasets):
+            if dataset.size > largest:  # before anything is allocated
+                raise _RefusedError(
+                    f"{_GROUP}/{i} of {path!r} has shape {dataset.shape}: that is more "
+                    "than any parameter of the optimizer state has."
+                )
+        return [np.asarray(dataset[()]) for dataset in datasets]
 
 
 def write_variables(path: str, arrays: Sequence[np.ndarray]) -> None:
     """Replaces the file by one with ``arrays`` under `optimizer/vars`."""
-    h5py = _h5py()
-    check_archive(path)
-    with open(path, "rb") as file:
-        content = file.read()
-    try:
-        weights = io.BytesIO(_weights_of(content))
-        with h5py.File(weights, "r+") as opened:
-            datasets = _datasets(h5py, opened, path)
-            if [d.shape for d in datasets] != [np.shape(a) for a in arrays]:
-                raise _RefusedError(
-                    f"The file {path!r} holds optimizer variables of other shapes, "
-                    f"{[d.shape for d in datasets]} against "
-                    f"{[np.shape(a) for a in arrays]}."
-                )
-            for dataset, array in zip(datasets, arrays, strict=True):
-                dataset[()] = array
-    except _RefusedError:
-        raise
-    except Exception as error:  # h5py has many for a damaged file
-        raise ValueError(
-            f"The file {path!r} can't be read as Keras's: {error}"
-        ) from error
-    _replace(path, _with_weights(content, weights.getvalue()))
+    weights = io.BytesIO(_read(path))
+    with _opened(path, weights, "r+") as datasets:
+        if [d.shape for d in datasets] != [np.shape(a) for a in arrays]:
+            raise _RefusedError(
+                f"The file {path!r} holds optimizer variables of other shapes, "
+                f"{[d.shape for d in datasets]} against {[np.shape(a) for a in arrays]}."
+            )
+        for dataset, array in zip(datasets, arrays, strict=True):
+            dataset[()] = array
+    _replace(path, weights.getvalue())
 
 
 class _RefusedError(ValueError):
     """A file that can be read, and is not one of ours to take."""
 
 
-def _h5py() -> Any:
+def _read(path: str) -> bytes:
+    """The weights in the file, which is one of weights or an archive with one."""
+    check_archive(path)
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            return file.read()
+    with zipfile.ZipFile(path) as archive:
+        if _WEIGHTS not in archive.namelist():
+            raise ValueError(
+                f"The file {path!r} can't be read as Keras's: no {_WEIGHTS}."
+            )
+        return archive.read(_WEIGHTS)
+
+
+@contextmanager
+def _opened(path: str, weights: io.BytesIO, mode: str) -> Iterator[list[Any]]:
+    """The variables of the optimizer; any error names the file."""
     try:
         import h5py
     except ImportError as error:
         raise ImportError("Keras's files need h5py: pip install h5py") from error
-    return h5py
-
-
-def _weights_of(content: bytes) -> bytes:
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        return content
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return archive.read(_WEIGHTS)
-
-
-def _with_weights(content: bytes, weights: bytes) -> bytes:
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        return weights
-    result = io.BytesIO()
-    with (
-        zipfile.ZipFile(io.BytesIO(content)) as old,
-        zipfile.ZipFile(result, "w") as new,
-    ):
-        for name in old.namelist():
-            new.writestr(name, weights if name == _WEIGHTS else old.read(name))
-    return result.getvalue()
+    try:
+        with h5py.File(weights, mode) as file:
+            yield _datasets(h5py, file, path)
+    except _RefusedError:
+        raise
+    except Exception as error:  # h5py has many for a damaged file
+        raise ValueError(
+            f"The file {path!r} can't be read as Keras's: {error}"
+        ) from error
 
 
 def _datasets(h5py: Any, weights: Any, path: str) -> list[Any]:
@@ -118,8 +98,15 @@ def _datasets(h5py: Any, weights: Any, path: str) -> list[Any]:
     return datasets
 
 
-def _replace(path: str, content: bytes) -> None:
+def _replace(path: str, weights: bytes) -> None:
     """Writes beside the file, to the disk, then renames: the old or the new, whole."""
+    content = weights
+    if zipfile.is_zipfile(path):
+        archive = io.BytesIO()
+        with zipfile.ZipFile(path) as old, zipfile.ZipFile(archive, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, weights if name == _WEIGHTS else old.read(name))
+        content = archive.getvalue()
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)))
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -63,8 +63,8 @@ class Slots(NamedTuple):
     @property
     def learning_rate(self) -> float | None:
         """The rate, where it is kept in the state."""
-        current = self.hyperparams or {}
-        found = [current[name] for name in RATE_NAMES if name in current]
+        injected = self.hyperparams or {}
+        found = [injected[name] for name in RATE_NAMES if name in injected]
         return found[0] if found else None
 
 
@@ -119,8 +119,8 @@ def read(opt_state: PyTree) -> Slots:
                 _collect(leaves, "acc_grads", node.acc_grads)
                 rest["micro"] = int(node.count)
             case optax.InjectStatefulHyperparamsState():
-                current = node.hyperparams.items()
-                rest["hyperparams"] = {name: np.asarray(x).item() for name, x in current}
+                injected = node.hyperparams.items()
+                rest["hyperparams"] = {n: np.asarray(x).item() for n, x in injected}
                 rest["calls"] = int(node.count)
     if "nu" not in leaves:
         raise ValueError(

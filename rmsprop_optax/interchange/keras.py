@@ -12,6 +12,8 @@ from rmsprop_optax.interchange import _keras_files as files
 from rmsprop_optax.interchange._foreign import (
     Convert,
     Place,
+    as_count,
+    as_number,
     check_rate_place,
     give,
     places,
@@ -32,6 +34,7 @@ _SLOTS = {
     "trace": "momentum",
     "mu": "average_gradient",
 }
+_ITERATION, _RATE = (f"`{x}` of the Keras state" for x in ("iteration", "learning_rate"))
 
 
 def import_state(
@@ -89,11 +92,15 @@ def import_state(
             result.setdefault(slot, {})[place.path] = take(
                 value, key, place, square=square
             )
-    calls = _whole("iteration", values[0])
+    calls = as_count(values[0], _ITERATION)
     updates, micro = _split_calls(calls, current, gradient_accumulation_steps)
     rate: dict[str, float] = {}
     if names[1][0] == "learning_rate":
-        rate = {n: _rate(values[1]) for n in current.hyperparams or () if n in RATE_NAMES}
+        rate = {
+            n: as_number(values[1], _RATE)
+            for n in current.hyperparams or ()
+            if n in RATE_NAMES
+        }
     slots = Slots(updates=updates, micro=micro, calls=calls, hyperparams=rate, **result)
     return write(opt_state, slots)
 
@@ -154,10 +161,14 @@ def export_state(
             elif current.calls is not None:  # the average of the weights counts calls
                 calls = current.calls
             else:
-                calls = _whole("iteration", old) // k * k + current.micro
+                calls = as_count(old, _ITERATION) // k * k + current.micro
             result.append(np.asarray(calls, np.int32))
         elif slot == "learning_rate":
-            rate = _rate(old) if current.learning_rate is None else current.learning_rate
+            rate = (
+                as_number(old, _RATE)
+                if current.learning_rate is None
+                else current.learning_rate
+            )
             result.append(np.asarray(rate, np.float32))
         elif place is not None:
             array = give(getattr(current, slot)[place.path], place)
@@ -235,22 +246,6 @@ def _slots_of(current: Slots, where: list[Place]) -> Iterator[tuple[str, Place |
 
 def _count(slots: list[tuple[str, Place | None]]) -> dict[str, int]:
     return {slot: [s for s, _ in slots].count(slot) for slot, _ in slots}
-
-
-def _whole(name: str, value: Any) -> int:
-    number = np.asarray(value)
-    if number.shape != () or not np.isfinite(number) or number < 0 or number % 1:
-        raise ValueError(f"`{name}` of the Keras state must be a count, got {value!r}.")
-    return int(number)
-
-
-def _rate(value: Any) -> float:
-    number = np.asarray(value)
-    if number.shape != () or not np.isfinite(number) or number < 0:
-        raise ValueError(
-            f"`learning_rate` of the Keras state must be a finite number, got {value!r}."
-        )
-    return float(number)
 
 
 def _steps(current: Slots, every_k: int | None) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
+    as_count,
     check_keys,
     check_rate_place,
     check_slot,
@@ -111,7 +112,7 @@ def import_state(
             for place in where
         }
     count = foreign.get("global_step", current.updates)
-    count = None if count is None else _count(count)
+    count = None if count is None else as_count(count, "`global_step`")
     return write(opt_state, Slots(updates=count, micro=0, calls=count, **result))
 
 
@@ -134,8 +135,8 @@ def export_state(
     Returns:
       The slots by name: ``"rms"``, ``"momentum"`` (zeros without momentum, for
       TensorFlow has the slot then too), ``"mg"`` where centered, each a mapping from the
-      variable's name to its array, and ``"global_step"``, unless nobody counted. Load it
-      by ``optimizer.get_slot(variable, slot).assign(array)``.
+      variable's name to its array, and ``"global_step"`` where the
+      state counts. Load it by ``optimizer.get_slot(variable, slot).assign(array)``.
 
     Raises:
       ValueError: For what TensorFlow's optimizer cannot hold: an average of the
@@ -164,15 +165,6 @@ def export_state(
     return result if count is None else result | {"global_step": count}
 
 
-def _count(value: Any) -> int:
-    number = np.asarray(value)
-    if number.shape != () or number.dtype.kind not in "iuf" or not 0 <= number < 2**31:
-        raise ValueError(f"`global_step` must be a count, got {value!r}.")
-    if number % 1:
-        raise ValueError(f"`global_step` must be a whole number, got {value!r}.")
-    return int(number)
-
-
 def _names(names: Mapping[str, str] | None, current: Slots) -> dict[str, str]:
     names = names or {}
     unknown = [path for path in names if path not in current.nu]
@@ -199,20 +191,20 @@ def _read_checkpoint(
         slots.remove("mg")
     try:
         reader = tf.train.load_checkpoint(prefix)
-        current = set(reader.get_variable_to_shape_map())
+        variables = set(reader.get_variable_to_shape_map())
         entries = {
             f"{name}/{optimizer_name}{f'_{i}' if i else ''}": (slot, name)
             for name in names
             for i, slot in enumerate(slots)
         }
         theirs = {
-            n for n in current if re.search(rf"/{re.escape(optimizer_name)}(_\d)?$", n)
+            n for n in variables if re.search(rf"/{re.escape(optimizer_name)}(_\d)?$", n)
         }
         check_keys(theirs, list(entries), list(entries), f"The checkpoint {prefix!r}")
         result: dict[str, Any] = {slot: {} for slot in slots}
         for entry, (slot, name) in entries.items():
             result[slot][name] = reader.get_tensor(entry)
-        if "global_step" in current:
+        if "global_step" in variables:
             result["global_step"] = int(reader.get_tensor("global_step"))
     except (tf.errors.OpError, OSError, RuntimeError, IndexError) as error:
         raise ValueError(f"The checkpoint {prefix!r} can't be read: {error}") from error

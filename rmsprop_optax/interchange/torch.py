@@ -10,6 +10,7 @@ from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
     Place,
+    as_count,
     as_number,
     check_archive,
     check_keys,
@@ -171,7 +172,7 @@ def export_state(
     count = current.updates if step is None else step
     if count is None:
         steps = {
-            n: as_number(slots["step"], f"`state[{n}]['step']`")
+            n: as_count(slots["step"], f"`state[{n}]['step']`")
             for n, slots in like["state"].items()
         }
         count = _one_step(steps)
@@ -265,7 +266,7 @@ def _take_parameter(
     """What PyTorch keeps for one parameter, under our names."""
     needed = ["step", "square_avg"]
     check_keys(slots, ["step", *_SLOTS.values()], needed, f"`{where}`")
-    result: dict[str, Any] = {"step": as_number(slots["step"], f"`{where}['step']`")}
+    result: dict[str, Any] = {"step": as_count(slots["step"], f"`{where}['step']`")}
     for slot, name in _SLOTS.items():
         ours = place.path in (getattr(current, slot) or {})
         check_slot(f"`{name}`", name in slots, ours, f"`{where}`")
@@ -276,16 +277,14 @@ def _take_parameter(
     return result
 
 
-def _one_step(steps: dict[str, float]) -> int:
+def _one_step(steps: dict[str, int]) -> int:
     if len(set(steps.values())) > 1:
         raise ValueError(
             f"The parameters are at different steps, {steps}: a state here has one "
             "count. Where the count does not matter (no schedule), make them equal."
         )
-    (step,) = set(steps.values()) or {0.0}
-    if not (step >= 0 and step == int(step)):
-        raise ValueError(f"`step` must be a whole number, got {step}.")
-    return int(step)
+    (step,) = set(steps.values()) or {0}
+    return step
 
 
 def _hyperparams(groups: list[Any], current: Slots) -> dict[str, float]:

@@ -93,25 +93,9 @@ def low_precision(
     fmt, stochastic = chosen.format, chosen.rounding == "stochastic"
 
     def init_fn(params: PyTree) -> PyTree:
-        known = dict(leaves_with_keys(params))
-        state = inner.init(params)
-        moments: dict[Keys, dict[Keys, Any]] = {}
-        stored = []
-        for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
-            owner = owner_of(keys, known)
-            x, scale = _init_leaf(chosen, keys, leaf, owner, known)
-            stored.append(x)
-            if owner is not None and scale is not None:
-                moment = keys[: len(keys) - len(owner.keys)]
-                moments.setdefault(moment, {})[owner.keys] = scale
-        # `optax.tree.map_params` calls `init` with a placeholder. With one leaf here it
-        # leaves the scales alone: their tree is not that of the parameters.
-        scales: Any = np.zeros((), np.float32) if chosen.in_blocks else ()
-        if known:
-            trees = moments.values()
-            scales = tuple(rebuild(params, [*map(t.get, known)]) for t in trees)
+        inner_state, scales = _init_moments(chosen, inner.init(params), params)
         return LowPrecisionState(
-            inner_state=jax.tree.structure(state).unflatten(stored),
+            inner_state=inner_state,
             scales=scales,
             seed=next_seed(jnp.uint32(chosen.seed % 2**32)) if stochastic else None,
         )
@@ -146,6 +130,29 @@ def low_precision(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _init_moments(
+    storage: MomentStorage, state: PyTree, params: PyTree
+) -> tuple[PyTree, Any]:
+    """The inner state with its moments stored, and their scales."""
+    known = dict(leaves_with_keys(params))
+    stored: list[Any] = []
+    moments: dict[Keys, dict[Keys, Any]] = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
+        owner = owner_of(keys, known)
+        x, scale = _init_leaf(storage, keys, leaf, owner, known)
+        stored.append(x)
+        if owner is not None and scale is not None:
+            moment = keys[: len(keys) - len(owner.keys)]
+            moments.setdefault(moment, {})[owner.keys] = scale
+    # `optax.tree.map_params` calls `init` with a placeholder. With one leaf here it
+    # leaves the scales alone: their tree is not that of the parameters.
+    scales: Any = np.zeros((), np.float32) if storage.in_blocks else ()
+    if known:
+        trees = moments.values()
+        scales = tuple(rebuild(params, [*map(tree.get, known)]) for tree in trees)
+    return jax.tree.structure(state).unflatten(stored), scales
 
 
 def _init_leaf(
@@ -300,7 +307,7 @@ def _scales(state: LowPrecisionState) -> list[Any]:
     """For each array of the inner state its scales; None where it is not coded."""
     scales = iter(jax.tree.leaves(state.scales))
     leaves = jax.tree.leaves(state.inner_state)
-    return [next(scales) if _is_code(leaf) else None for leaf in leaves]
+    return [next(scales, None) if _is_code(leaf) else None for leaf in leaves]
 
 
 def _like(scales: PyTree, new: list[Any]) -> PyTree:

@@ -1,4 +1,4 @@
-"""Stochastic rounding: up or down at random, right in expectation."""
+"""Stochastic rounding: to one of the two neighbours, right in expectation."""
 
 import jax
 import jax.numpy as jnp

@@ -160,8 +160,6 @@ def test_a_rounded_hyperparameter_is_explained(name: str) -> None:
     decay = next(
         n for n in ("rho", "decay", "alpha") if n in inspect.signature(make).parameters
     )
-    if name == "tf_keras":
-        decay = "rho"
     tx = optax.inject_hyperparams(make)(0.1, **{decay: 0.999})
     with pytest.raises(ValueError, match=rf"`{decay}` .*hyperparam_dtype=jnp\.float32"):
         tx.init(params)

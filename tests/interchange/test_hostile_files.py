@@ -132,7 +132,7 @@ def test_a_changed_byte_is_a_named_error_or_a_run(tmp_path: Path, suffix: str) -
 @pytest.mark.parametrize(
     ("name", "value"), [("lr", np.nan), ("lr", -1.0), ("alpha", np.inf), ("eps", -1.0)]
 )
-def test_numbers_that_are_none(name: str, value: float) -> None:
+def test_numbers_of_a_group_are_checked(name: str, value: float) -> None:
     tx = optax.inject_hyperparams(dialects.torch)(lr=0.1)
     group = {"params": [0], "lr": 0.1, name: value}
     slots = {"step": 1.0, "square_avg": np.ones(2, np.float32)}

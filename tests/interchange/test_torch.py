@@ -299,7 +299,7 @@ def _with(change: Any) -> dict[str, Any]:
             "`state[0]` holds `momentum_buffer`, and the optimizer state has no place",
         ),
         (_state_dict(grad_avg=np.ones((2, 3), np.float32)), "holds `grad_avg`"),
-        (_state_dict(step=2.5), "`step` must be a whole number, got 2.5"),
+        (_state_dict(step=2.5), "`state[0]['step']` must be a count, got 2.5"),
         (_with(lambda s: s["state"][0].pop("square_avg")), "`state[0]` lacks ['square"),
         (_with(lambda s: s["state"].pop(0)), "lacks [0]"),
         (_with(lambda s: s["state"].update({7: {}})), "holds [7]"),
@@ -330,7 +330,7 @@ def test_steps_that_differ_are_named() -> None:
         "param_groups": [{"params": [1, 2]}],
     }
     state = dialects.torch().init({"a": jnp.zeros(1), "b": jnp.zeros(1)})
-    with pytest.raises(ValueError, match=r"different steps, \{'a': 1\.0, 'b': 2\.0\}"):
+    with pytest.raises(ValueError, match=r"different steps, \{'a': 1, 'b': 2\}"):
         interchange.import_state(foreign, state)
 
 

@@ -16,6 +16,7 @@ STEPS, BATCH, HEIGHT = 6, 48, 40
 
 # With stochastic rounding: the numbers that it draws are those of one device.
 IN_BLOCKS = ro.MomentStorage("int8", 8, min_size=100)
+NEAREST = ro.MomentStorage("int8", 8, rounding="nearest", min_size=100)
 
 # Together, every argument of the factory. The gradients' norm is about 1, so both clip.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -52,7 +53,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "skipping": {"skip_nonfinite": True},
     "int8": {"momentum": 0.9, "moment_storage": IN_BLOCKS},
+    "int8, nearest": {"momentum": 0.9, "moment_storage": NEAREST},
     "bfloat16": {"moment_storage": "bfloat16"},
+    "bfloat16, nearest": {
+        "moment_storage": ro.MomentStorage("bfloat16", rounding="nearest")
+    },
 }
 
 
@@ -78,6 +83,7 @@ OTHERS: dict[str, Any] = {
     "a loss scale": lambda: ro.dynamic_loss_scale(ro.rmsprop(0.05)),
     "timm": lambda: ro.dialects.timm(0.05, momentum=0.9, caution=True),
     "adamw in 8 bits": lambda: ro.low_precision(optax.adamw(0.05), IN_BLOCKS),
+    "adamw, nearest": lambda: ro.low_precision(optax.adamw(0.05), NEAREST),
     "partition": lambda: optax.partition(
         {"a": optax.adam(0.05), "b": ro.rmsprop(0.05, global_clipnorm=0.05)},
         {"table": "a", "layers": [("b", {"bias": "a"}), ("b", None)], "scale": "b"},

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 import rmsprop_optax as ro
@@ -35,7 +34,18 @@ def _each(cases: list[tuple[str, int]]) -> Any:
     return pytest.mark.parametrize(("kind", "devices"), marked)
 
 
-for_each = _each(ALL)
+# In float32 the order of a sum may decide to which side a moment is rounded, and does
+# so for a few of them in stochastic rounding.
+STOCHASTIC = ("int8", "bfloat16", "adamw in 8 bits")
+for_each = pytest.mark.parametrize(
+    ("kind", "devices", "dtype"),
+    [
+        pytest.param(*case, dtype, marks=[] if case in few else pytest.mark.slow)
+        for dtype, few in (("float64", FEW), ("float32", []))
+        for case in ALL
+        if dtype == "float64" or case[0] not in STOCHASTIC
+    ],
+)
 
 
 def _compare(make_step: Any, make: Any, dtype: Any, **options: Any) -> None:
@@ -45,17 +55,9 @@ def _compare(make_step: Any, make: Any, dtype: Any, **options: Any) -> None:
         expected = _problem.one_device(make(), _problem.params(dtype), batches, grads)
         tx = make()
         step = make_step(tx, **options)
-        found = _problem.run(step, tx, _problem.params(dtype), batches)
-        if _is_rounded(expected[1]) and dtype == "float32":
-            # Another order of a sum may round a moment the other way.
-            for a, b in zip(*map(jax.tree.leaves, (found[0], expected[0])), strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
-        else:
-            assert_same(found, expected, dtype)
-
-
-def _is_rounded(state: Any) -> bool:
-    return optax.tree.get(state, "LowPrecisionState") is not None
+        assert_same(
+            _problem.run(step, tx, _problem.params(dtype), batches), expected, dtype
+        )
 
 
 def _of(kind: str) -> Any:
@@ -70,9 +72,6 @@ def test_every_argument_of_the_factory_is_in_the_table() -> None:
 
 
 @for_each
-@pytest.mark.parametrize(
-    "dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)]
-)
 def test_data_parallel(kind: str, devices: int, dtype: str) -> None:
     def make_step(tx: Any, **options: Any) -> Any:
         return parallel.data_parallel(loss_fn, tx, mesh(devices), **options)
@@ -81,9 +80,6 @@ def test_data_parallel(kind: str, devices: int, dtype: str) -> None:
 
 
 @for_each
-@pytest.mark.parametrize(
-    "dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)]
-)
 def test_sharded_data_parallel(kind: str, devices: int, dtype: str) -> None:
     def make_step(tx: Any, **options: Any) -> Any:
         return parallel.sharded_data_parallel(loss_fn, tx, mesh(devices), **options)

@@ -17,6 +17,7 @@ from rmsprop_optax.sparse import RowSlices
 from tests.conformance._table import CORE_ROWS, EVERYTHING, TABLE
 
 HEIGHT = 6
+EAGER = ("rmsprop, momentum", "low_precision, optax.adam")
 ACCUMULATES = {
     "rmsprop, everything": lambda: ro.rmsprop(**_everything()),
     "accumulate_gradients": lambda: ro.accumulate_gradients(
@@ -94,7 +95,13 @@ def test_rows_that_are_not_touched_keep_everything(name: str) -> None:
             np.testing.assert_array_equal(new[others], old[others])
 
 
-@pytest.mark.parametrize("name", ["rmsprop, momentum", "low_precision, optax.adam"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in EAGER else pytest.param(name, marks=pytest.mark.slow)
+        for name in TABLE
+    ],
+)
 def test_jit_changes_nothing(name: str) -> None:
     grads = [_grads(step, [4, 1, 4])[0] for step in range(3)]
     jitted = _run(_rows(name)(), _params(), grads)
@@ -350,10 +357,10 @@ HEIGHTS = {"one": 40, "two": 12}
 STEPS = 200
 
 
-def _draw(rng: np.random.Generator, height: int) -> tuple[Any, Any]:
-    """Four ids, two of them twice, of every second row only, and their gradients."""
-    ids = 2 * rng.choice(height // 2, size=4, replace=False)
-    ids = rng.permutation(np.append(ids, ids[:2]))
+def _draw(rng: np.random.Generator, height: int, count: int) -> tuple[Any, Any]:
+    """Six ids of every second row only, ``count`` different ones, and their gradients."""
+    ids = 2 * rng.choice(height // 2, size=count, replace=False)
+    ids = rng.permutation(np.append(ids, rng.choice(ids, size=6 - count)))
     return ids, rng.normal(size=(6, 3)).astype(np.float32)
 
 
@@ -374,7 +381,8 @@ def test_is_a_dense_run_on_each_row_when_it_is_touched(name: str) -> None:
     lazy_params, lazy_state = params, tx.init(params)
     dense_params, dense_state = jax.device_get((params, plain.init(params)))
     for _ in range(STEPS):
-        grads = {n: _draw(rng, h) for n, h in HEIGHTS.items()}
+        count = rng.choice([3, 6])  # two shapes for the dense run to compile
+        grads = {n: _draw(rng, h, count) for n, h in HEIGHTS.items()}
         dense = {"dense": rng.normal(size=3).astype(np.float32)}
         lazy_params, lazy_state = lazy_update(lazy_params, lazy_state, grads, dense)
 

@@ -1,5 +1,6 @@
 """`low_precision` around any transformation: what it stores, and where that goes."""
 
+import itertools
 import pickle
 from functools import partial
 from pathlib import Path
@@ -365,9 +366,13 @@ TRANSFORMATIONS = {
 @pytest.mark.parametrize(
     ("name", "kind", "where"),
     [
-        *(("adam", "int8", where) for where in SHARDED),
-        ("adam", "bfloat16", "columns"),
-        ("rmsprop", "int8", "columns"),
+        pytest.param(
+            *case,
+            marks=[]
+            if case[:2] == ("adam", "int8") or case[2] == "columns"
+            else pytest.mark.slow,
+        )
+        for case in itertools.product(TRANSFORMATIONS, ("int8", "bfloat16"), SHARDED)
     ],
 )
 def test_sharded(axis_type: Any, name: str, kind: str, where: str) -> None:
