@@ -1,6 +1,7 @@
 """The one table: every public transformation, in each configuration worth a row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
 import optax
 import pytest
@@ -82,7 +83,6 @@ MARKS = {
     # The switch is looked for, and `test_single_pass.py` runs this row with it too.
     "single_pass": [pytest.mark.filterwarnings("ignore:single_pass has no effect")],
 }
-ROWS = [pytest.param(name, id=name, marks=MARKS.get(name, [])) for name in TABLE]
 
 # Each mechanism once. Properties that compile large programs are checked on these by
 # default, and on all rows by `pytest -m slow`.
@@ -100,11 +100,18 @@ CORE = {
     "torch",
     "timm",
 }
-CORE_ROWS = [
-    pytest.param(
-        name,
-        id=name,
-        marks=MARKS.get(name, []) + ([] if name in CORE else [pytest.mark.slow]),
-    )
-    for name in TABLE
-]
+
+
+def rows(default: Collection[str]) -> list[Any]:
+    """All rows; those that are not in ``default`` are slow."""
+    return [
+        pytest.param(
+            name,
+            id=name,
+            marks=MARKS.get(name, []) + ([] if name in default else [pytest.mark.slow]),
+        )
+        for name in TABLE
+    ]
+
+
+ROWS, CORE_ROWS = rows(TABLE), rows(CORE)

@@ -14,7 +14,7 @@ import pytest
 import rmsprop_optax as ro
 from rmsprop_optax import sparse
 from rmsprop_optax.sparse import RowSlices
-from tests.conformance._table import CORE_ROWS, EVERYTHING, TABLE
+from tests.conformance._table import CORE_ROWS, EVERYTHING, TABLE, rows
 
 HEIGHT = 6
 EAGER = ("rmsprop, momentum", "low_precision, optax.adam")
@@ -95,13 +95,7 @@ def test_rows_that_are_not_touched_keep_everything(name: str) -> None:
             np.testing.assert_array_equal(new[others], old[others])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in EAGER else pytest.param(name, marks=pytest.mark.slow)
-        for name in TABLE
-    ],
-)
+@pytest.mark.parametrize("name", rows(EAGER))
 def test_jit_changes_nothing(name: str) -> None:
     grads = [_grads(step, [4, 1, 4])[0] for step in range(3)]
     jitted = _run(_rows(name)(), _params(), grads)
