@@ -75,7 +75,9 @@ def train(tx: Any, steps: int = 300) -> float:
 
 
 @pytest.mark.parametrize("name", ANY)
-@pytest.mark.parametrize("kind", ["int8", "bfloat16"])
+@pytest.mark.parametrize(
+    "kind", ["int8", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_any_transformation_trains(name: str, kind: str) -> None:
     exact, low = train(ANY[name]()), train(ro.low_precision(ANY[name](), kind))
     assert low < max(1.25 * exact, 2e-2)
@@ -368,9 +370,7 @@ TRANSFORMATIONS = {
     [
         pytest.param(
             *case,
-            marks=[]
-            if case[:2] == ("adam", "int8") or case[2] == "columns"
-            else pytest.mark.slow,
+            marks=[] if case[:2] == ("adam", "int8") else pytest.mark.slow,
         )
         for case in itertools.product(TRANSFORMATIONS, ("int8", "bfloat16"), SHARDED)
     ],
