@@ -1,7 +1,7 @@
 """Changes each file of a checkpoint: `python -m tests.checkpoints._damage FOLDER`.
 
-A process of its own: Orbax leaves coroutines and threads behind when it meets a damaged file,
-and they would warn in whichever test runs by then.
+A process of its own: Orbax leaves coroutines and threads behind when it meets a damaged
+file, and they would warn in whichever test runs by then.
 """
 
 import shutil
