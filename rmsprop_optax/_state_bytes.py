@@ -12,7 +12,7 @@ from rmsprop_optax._foundation._state_leaves import (
     owner_of,
     parameter_shapes,
 )
-from rmsprop_optax._foundation._trees import Keys, path_of
+from rmsprop_optax._foundation._trees import Keys, leaves_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree
 
 
@@ -85,7 +85,7 @@ def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
     shapes = {keys: shape or () for keys, shape in parameter_shapes(params).items()}
     found: dict[tuple[str, str], int] = {}
     state = jax.eval_shape(tx.init, params)
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
+    for keys, leaf in leaves_with_keys(state, is_leaf=None):
         place = _moment_and_leaf(keys, leaf.shape, shapes)
         found[place] = found.get(place, 0) + leaf.size * leaf.dtype.itemsize
     nonzero = {place: size for place, size in found.items() if size}

@@ -76,9 +76,55 @@ def path_of(keys: Keys) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/") or "<the root>"
 
 
-def leaves_with_keys(tree: PyTree) -> list[tuple[Keys, Any]]:
-    """Each leaf of ``tree`` behind its path, None included."""
-    return jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+def is_box(node: Any) -> bool:
+    """Whether a node is what a module library keeps one array in.
+
+    NNX's `Variable` and linen's `Partitioned` are pytree nodes: with them the key of an
+    array ends in the name of a field, which is no part of the parameter's path.
+    """
+    return hasattr(node, "get_value") or hasattr(node, "unbox")
+
+
+def unbox(tree: PyTree) -> PyTree:
+    """The same tree with arrays in the place of boxes."""
+
+    def content(node: Any) -> Any:
+        return jax.tree.leaves(node)[0] if is_box(node) else node
+
+    return jax.tree.map(content, tree, is_leaf=is_box)
+
+
+def leaves_with_keys(
+    tree: PyTree, is_leaf: Callable[[Any], bool] | None = is_leaf
+) -> list[tuple[Keys, Any]]:
+    """Each leaf of ``tree`` behind its path, None included; the path of a box ends at it.
+
+    In the order of `jax.tree.leaves`. ``is_leaf=None``: without None, and with the arrays
+    inside a `GradientLeaf`.
+    """
+
+    def stops(node: Any) -> bool:
+        return is_box(node) or (is_leaf is not None and is_leaf(node))
+
+    found = []
+    for keys, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=stops):
+        leaves = jax.tree.leaves(node, is_leaf=is_leaf) if is_box(node) else [node]
+        found += [(keys, leaf) for leaf in leaves]
+    return found
+
+
+def map_with_keys(
+    fn: Callable[..., Any],
+    tree: PyTree,
+    *rest: PyTree,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> PyTree:
+    """`jax.tree_util.tree_map_with_path` with the keys of `leaves_with_keys`."""
+    structure = jax.tree.structure(tree, is_leaf=is_leaf)
+    columns = zip(
+        leaves_with_keys(tree, is_leaf), *map(structure.flatten_up_to, rest), strict=True
+    )
+    return structure.unflatten([fn(keys, x, *others) for (keys, x), *others in columns])
 
 
 def leaves_with_paths(tree: PyTree) -> Iterator[tuple[str, Any]]:

@@ -5,10 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._trees import path_of
+from rmsprop_optax._foundation._trees import leaves_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree
 
 
@@ -16,7 +15,7 @@ def configuration(tree: PyTree, description: str) -> dict[str, Any]:
     """The arrays of a tree, and the lines that describe what made it; fit for JSON."""
     arrays = [
         [path_of(keys), f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"]
-        for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        for keys, leaf in leaves_with_keys(tree, is_leaf=None)
     ]
     return {"arrays": arrays, "description": description.splitlines()}
 

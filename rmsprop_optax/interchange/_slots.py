@@ -9,7 +9,13 @@ import numpy as np
 import optax
 
 from rmsprop_optax._foundation._dtypes import cast, wide_dtype
-from rmsprop_optax._foundation._trees import Keys, path_of
+from rmsprop_optax._foundation._trees import (
+    Keys,
+    leaves_with_keys,
+    map_with_keys,
+    path_of,
+    unbox,
+)
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._moments import Leaves, mean_square, variance
 from rmsprop_optax.storage._low_precision import (
@@ -165,13 +171,14 @@ def write(opt_state: PyTree, slots: Slots) -> PyTree:
                 return _inject(node, slots)
         return node
 
-    return _map_nodes(opt_state, fill)
+    filled = _map_nodes(unbox(opt_state), fill)
+    return jax.tree.unflatten(jax.tree.structure(opt_state), jax.tree.leaves(filled))
 
 
 def nodes(opt_state: PyTree) -> list[Any]:
     """Every state inside of ``opt_state``, from outside in, and any stray array."""
     found = []
-    _map_nodes(opt_state, lambda node: found.append(node) or node)
+    _map_nodes(unbox(opt_state), lambda node: found.append(node) or node)
     return found
 
 
@@ -217,13 +224,13 @@ def _is_parameter(node: Any) -> bool:
 
 def _all_paths(moments: PyTree) -> list[str]:
     """The paths of all parameters, those too that another group of a partition has."""
-    leaves = jax.tree_util.tree_leaves_with_path(moments, is_leaf=_is_parameter)
+    leaves = leaves_with_keys(moments, _is_parameter)
     return [path_of(keys) for keys, _ in leaves]
 
 
 def _parameters(moments: PyTree) -> Iterator[tuple[str, Any]]:
     """Each moment there is behind the path of its parameter."""
-    for keys, node in jax.tree_util.tree_leaves_with_path(moments, is_leaf=_is_parameter):
+    for keys, node in leaves_with_keys(moments, _is_parameter):
         if not _is_parameter(node):
             yield path_of(keys), node
 
@@ -250,7 +257,7 @@ def _fill(moments: PyTree, leaves: Leaves) -> PyTree:
     def put(keys: Keys, node: Any) -> Any:
         return node if _is_parameter(node) else _as(node, leaves[path_of(keys)])
 
-    return jax.tree_util.tree_map_with_path(put, moments, is_leaf=_is_parameter)
+    return map_with_keys(put, moments, is_leaf=_is_parameter)
 
 
 def _as(old: Any, new: Any) -> Any:

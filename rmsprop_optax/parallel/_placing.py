@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from rmsprop_optax._foundation._axes import names_of
-from rmsprop_optax._foundation._trees import leaves_with_paths, path_of
+from rmsprop_optax._foundation._trees import leaves_with_keys, leaves_with_paths, path_of
 from rmsprop_optax._foundation._types import AxisName, PyTree
 from rmsprop_optax.parallel._state_sharding import trimmed
 
@@ -32,7 +32,7 @@ def place(tree: PyTree, shardings: PyTree, axis: AxisName, what: str) -> PyTree:
     is_there = partial(_is_there, names=names_of(axis))
     if all(map(is_there, leaves, targets)):
         return tree
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    paths = [path for path, _ in leaves_with_keys(tree, is_leaf=None)]
     for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
         if not is_there(leaf, targets[i]):
             if isinstance(leaf, jax.Array):
@@ -45,7 +45,7 @@ def _check_same_tree(tree: PyTree, wanted: PyTree, what: str) -> None:
     if jax.tree.structure(tree) == jax.tree.structure(wanted):
         return
     have, want = (
-        [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(side)]
+        [path_of(path) for path, _ in leaves_with_keys(side, is_leaf=None)]
         for side in (tree, wanted)
     )
     missing = [path for path in want if path not in have]

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rmsprop_optax._foundation._axes import axis_size, names_of
 from rmsprop_optax._foundation._state_leaves import owner_of
-from rmsprop_optax._foundation._trees import Keys
+from rmsprop_optax._foundation._trees import Keys, leaves_with_keys, map_with_keys
 from rmsprop_optax._foundation._types import AxisName, PyTree
 
 
@@ -68,7 +68,7 @@ def shardings_like(
     tx: optax.GradientTransformation, params: PyTree, mesh: Mesh, axis: AxisName | None
 ) -> PyTree:
     """The state sharded as its parameters are, and over ``axis`` too if there is one."""
-    known = dict(jax.tree_util.tree_leaves_with_path(params))
+    known = dict(leaves_with_keys(params, is_leaf=None))
 
     def shard(keys: Keys, leaf: Any) -> NamedSharding:
         owner = owner_of(keys, known)
@@ -81,7 +81,7 @@ def shardings_like(
         spec = _split(leaf.shape, _spec_on(mesh, p), mesh, axis)
         return NamedSharding(mesh, spec)
 
-    return jax.tree_util.tree_map_with_path(shard, jax.eval_shape(tx.init, params))
+    return map_with_keys(shard, jax.eval_shape(tx.init, params))
 
 
 def _spec_on(mesh: Mesh, p: Any) -> tuple[Any, ...]:

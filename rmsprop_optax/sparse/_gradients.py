@@ -6,7 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._trees import Keys, leaves_with_keys, path_of
+from rmsprop_optax._foundation._trees import (
+    Keys,
+    leaves_with_keys,
+    map_with_keys,
+    path_of,
+)
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.sparse._lookup import TableView
 from rmsprop_optax.sparse._row_slices import RowSlices
@@ -78,12 +83,12 @@ def value_and_grad(
             )
 
         def loss_of_rows(gathered: PyTree) -> Any:
-            views = jax.tree_util.tree_map_with_path(view, gathered, params)
+            views = map_with_keys(view, gathered, params)
             return loss_fn(views, *args, **kwargs)
 
-        gathered = jax.tree_util.tree_map_with_path(gather, params)
+        gathered = map_with_keys(gather, params)
         value, grads = jax.value_and_grad(loss_of_rows, has_aux=has_aux)(gathered)
-        return value, jax.tree_util.tree_map_with_path(as_rows, grads, params)
+        return value, map_with_keys(as_rows, grads, params)
 
     return value_and_grad_fn
 

@@ -13,6 +13,7 @@ from rmsprop_optax._foundation._trees import (
     is_inexact,
     is_leaf,
     leaves_with_keys,
+    map_with_keys,
     path_of,
 )
 from rmsprop_optax._foundation._types import PyTree
@@ -82,7 +83,7 @@ def lazy(
         if params is not None:
             shapes |= {keys: jnp.shape(p) for keys, p in _inexact_leaves(params)}
             weights = jax.tree.map(_take_param, updates, params, is_leaf=is_leaf)
-        dense = jax.tree_util.tree_map_with_path(
+        dense = map_with_keys(
             lambda keys, g: _dense(g, shapes.get(keys)), updates, is_leaf=is_leaf
         )
         if any(isinstance(g, RowSlices) for g in grads.values()):
@@ -133,7 +134,7 @@ class _Cut(NamedTuple):
 def _cuts(state: PyTree, grads: Mapping[Keys, Any]) -> list[_Cut]:
     """How each array of the state is cut."""
     cuts = []
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
+    for keys, leaf in leaves_with_keys(state, is_leaf=None):
         shape = jnp.shape(leaf)
         owner = owner_of(keys, grads)
         g = grads[owner.keys] if owner is not None else None

@@ -139,7 +139,7 @@ def _init_moments(
     known = dict(leaves_with_keys(params))
     stored: list[Any] = []
     moments: dict[Keys, dict[Keys, Any]] = {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
+    for keys, leaf in leaves_with_keys(state, is_leaf=None):
         owner = owner_of(keys, known)
         x, scale = _init_leaf(storage, keys, leaf, owner, known)
         stored.append(x)
@@ -210,7 +210,7 @@ def _without_gradient(state: PyTree, updates: PyTree) -> set[int]:
     known = dict(leaves_with_keys(updates))
     if all(g is not None for g in known.values()):
         return set()
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+    leaves = leaves_with_keys(state, is_leaf=None)
     owners = [owner_of(keys, known) for keys, _ in leaves]
     return {i for i, o in enumerate(owners) if o is not None and known[o.keys] is None}
 
@@ -232,7 +232,7 @@ def _are_narrow(storage: MomentStorage, state: PyTree, updates: PyTree) -> list[
         # One array as parameters has the empty path, which a hyperparameter has too.
         return bool(owner.keys) or jnp.shape(leaf) == jnp.shape(known[()])
 
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+    leaves = leaves_with_keys(state, is_leaf=None)
     return [is_narrow(keys, leaf) for keys, leaf in leaves]
 
 

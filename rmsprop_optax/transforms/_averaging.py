@@ -12,7 +12,7 @@ from rmsprop_optax._foundation._checks import check_closed_decay, check_whole_nu
 from rmsprop_optax._foundation._dtypes import as_number, cast, real_like, wide_dtype
 from rmsprop_optax._foundation._leafwise import map_moments
 from rmsprop_optax._foundation._schedules import next_count
-from rmsprop_optax._foundation._trees import is_leaf
+from rmsprop_optax._foundation._trees import is_leaf, unbox
 from rmsprop_optax._foundation._types import Count, PyTree, Scalar
 
 
@@ -126,11 +126,14 @@ def finalize(params: PyTree, opt_state: PyTree) -> PyTree:
     averaged, or not yet, comes back as it is. Training can go on from ``params``.
 
     Args:
-      params: The parameters.
-      opt_state: The optimizer state beside them.
+      params: The parameters, such as ``nnx.state(model, nnx.Param)`` of an NNX model.
+      opt_state: The optimizer state beside them, such as ``optimizer.opt_state``.
 
     Returns:
       A tree like ``params``, of the same dtypes.
+
+    Raises:
+      ValueError: For parameters that the state was not made for, or swapped arguments.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -141,25 +144,48 @@ def finalize(params: PyTree, opt_state: PyTree) -> PyTree:
       >>> print(rmsprop_optax.finalize(params + updates, opt_state))
       0.6837724
     """
+    if _averages(params):
+        raise ValueError(
+            "`params` holds an optimizer state: call `finalize(params, opt_state)`, in "
+            "this order."
+        )
+    averages = _averages(opt_state)
+    if not averages:
+        return params
+    found = unbox(params)
+    for state in averages:
+        found = _replace_averaged(found, unbox(state))
+    return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(found))
 
+
+def _averages(tree: PyTree) -> list[AverageParamsState]:
     def is_average(node: Any) -> bool:
         return isinstance(node, AverageParamsState)
 
-    for node in jax.tree.leaves(opt_state, is_leaf=is_average):
-        if is_average(node):
-            params = _replace_averaged(params, node)
-    return params
+    return list(filter(is_average, jax.tree.leaves(tree, is_leaf=is_average)))
 
 
 def _replace_averaged(params: PyTree, state: AverageParamsState) -> PyTree:
     started = state.count > 0
 
     def pick(ema: Any, p: PyTree) -> PyTree:
-        if ema is None or isinstance(ema, optax.MaskedNode):
+        if _is_absent(ema):
             return p
+        if jnp.shape(ema) != jnp.shape(p):
+            raise ValueError("a shape differs")
         return jnp.where(started, ema.astype(jnp.result_type(p)), p)
 
-    return jax.tree.map(pick, state.ema, params, is_leaf=_is_absent)
+    try:
+        return jax.tree.map(pick, state.ema, params, is_leaf=_is_absent)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`params` does not have the tree of the parameters that the average in "
+            f"`opt_state` is of: {_shapes(params)} against {_shapes(state.ema)}."
+        ) from error
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: list(jnp.shape(x)), tree)
 
 
 def _is_absent(node: Any) -> bool:

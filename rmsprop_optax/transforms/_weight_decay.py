@@ -18,7 +18,7 @@ from rmsprop_optax._foundation._schedules import (
     is_schedule,
     next_count,
 )
-from rmsprop_optax._foundation._trees import path_of
+from rmsprop_optax._foundation._trees import map_with_keys, path_of
 from rmsprop_optax._foundation._types import (
     LearningRate,
     Mask,
@@ -175,6 +175,6 @@ def exclude_paths(*patterns: str) -> Callable[[PyTree], PyTree]:
             del leaf
             return not any(pattern.search(path_of(path)) for pattern in compiled)
 
-        return jax.tree_util.tree_map_with_path(keeps, tree)
+        return map_with_keys(keeps, tree)
 
     return mask

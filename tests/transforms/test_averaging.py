@@ -137,3 +137,13 @@ def test_finalize_runs_compiled() -> None:
     eager = finalize(params, opt_state)
     assert jax.jit(finalize)(params, opt_state) == eager
     assert eager != params
+
+
+def test_finalize_with_swapped_or_other_arguments() -> None:
+    tx, params = rmsprop(use_ema=True), {"w": jnp.ones(3)}
+    opt_state = tx.init(params)
+    with pytest.raises(ValueError, match="in this order"):
+        finalize(opt_state, params)
+    for other in ({"params": params}, {"w": jnp.ones((3, 3))}):
+        with pytest.raises(ValueError, match="`params` does not have the tree"):
+            finalize(other, opt_state)
