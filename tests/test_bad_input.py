@@ -127,12 +127,12 @@ def test_a_complex_gradient_of_a_real_parameter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "transform"),
-    [({"weight_decay": 0.1}, "decay_weights"), ({"use_ema": True}, "average_params")],
+    ("arguments", "what"),
+    [({"weight_decay": 0.1}, "Weight decay"), ({"use_ema": True}, "The average")],
 )
-def test_params_are_asked_for(arguments: dict[str, Any], transform: str) -> None:
+def test_params_are_asked_for(arguments: dict[str, Any], what: str) -> None:
     tx = ro.rmsprop(**arguments)
-    with pytest.raises(ValueError, match=f"`{transform}`.*params=None.*tx.update"):
+    with pytest.raises(ValueError, match=f"{what} .*params=None.*tx.update"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
 
 

@@ -38,11 +38,11 @@ def check_parameters(params: PyTree) -> None:
             )
 
 
-def check_has_params(params: PyTree, transform: str) -> None:
-    """The transformation was given the parameters."""
+def check_has_params(params: PyTree, what: str) -> None:
+    """The parameters were given to ``what``, which needs them."""
     if params is None:
         raise ValueError(
-            f"`{transform}` needs the parameters, got `params=None`: "
+            f"{what} needs the parameters, got `params=None`: "
             "call `tx.update(grads, opt_state, params)`."
         )
 

@@ -188,6 +188,9 @@ def check_mask(name: str, value: Any) -> None:
             )
         return
     leaves = jax.tree.leaves(value)
+    if isinstance(value, (bool, np.bool_)):
+        # What `optax.inject_hyperparams` makes of a function: it gives it a count.
+        leaves = []
     wrong = [x for x in leaves if not isinstance(x, (bool, np.bool_))]
     if wrong or not leaves:
         got = repr(wrong[0]) if wrong else repr(value)

@@ -88,7 +88,7 @@ def average_params(
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, AverageParamsState]:
-        check_has_params(params, "average_params")
+        check_has_params(params, "The average of the parameters")
         iteration = state.count // gradient_accumulation_steps
         beta = as_number(jnp.where(iteration == 0, 0.0, decay))
 

@@ -95,7 +95,7 @@ def decay_weights(
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, PyTree]:
-        check_has_params(params, "decay_weights")
+        check_has_params(params, "Weight decay")
         count = state.count if counts else None
         factor = as_number(rate_at(count) * decay_at(count))
 
@@ -129,7 +129,7 @@ def _masked(
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, PyTree]:
-        check_has_params(params, "decay_weights")
+        check_has_params(params, "Weight decay")
         return for_params(params).update(updates, state, params)
 
     return optax.GradientTransformation(init_fn, update_fn)

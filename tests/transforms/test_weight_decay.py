@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import decay_weights, exclude_paths
+from rmsprop_optax import decay_weights, exclude_paths, rmsprop
 
 
 class Layer(NamedTuple):
@@ -68,3 +68,17 @@ def test_masks_are_trees_or_functions(mask: Any) -> None:
     zeros = optax.tree.zeros_like(params)
     updates, _ = tx.update(zeros, tx.init(params), params)
     assert updates == {"a": -1.0, "b": 0.0}
+
+
+def test_a_mask_under_inject_hyperparams_is_static_or_refused() -> None:
+    """Optax takes every function for a schedule, calls it with a count, and gets True."""
+    params = {"w": jnp.ones(2), "bias": jnp.ones(2)}
+    zeros = optax.tree.zeros_like(params)
+    options = {"weight_decay": 0.5, "weight_decay_mask": exclude_paths("bias")}
+    with pytest.raises(TypeError, match="static_args"):
+        optax.inject_hyperparams(rmsprop)(0.1, **options).init(params)
+    static = optax.inject_hyperparams(rmsprop, static_args=("weight_decay_mask",))
+    tx = static(0.1, **options)
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    np.testing.assert_array_equal(updates["bias"], 0)
+    np.testing.assert_allclose(updates["w"], -0.05, rtol=1e-6)
