@@ -131,3 +131,95 @@ def test_tree_set() -> None:
     updates, state = tx.update(jnp.zeros(3), state, params)
     np.testing.assert_allclose(updates, 1.8, rtol=1e-6)
     np.testing.assert_allclose(optax.tree.get(state, "nu"), 3.6, rtol=1e-6)
+
+
+FACTORIES = {"rmsprop": ro.rmsprop} | {
+    name: getattr(ro.dialects, name) for name in ro.dialects.__all__
+}
+WRAPPERS = {
+    "accumulate_gradients": lambda tx: ro.accumulate_gradients(tx, 2),
+    "cautious": ro.cautious,
+    "dynamic_loss_scale": ro.dynamic_loss_scale,
+    "in_float32": ro.in_float32,
+    "lazy": ro.sparse.lazy,
+    "low_precision": lambda tx: ro.low_precision(tx, "int8"),
+    "skip_nonfinite": ro.skip_nonfinite,
+    "split_complex": ro.split_complex,
+}
+MAKERS = {name: lambda make=make: make(0.1) for name, make in FACTORIES.items()} | {
+    name: lambda wrap=wrap: wrap(ro.rmsprop(0.1, weight_decay=0.1, use_ema=True))
+    for name, wrap in WRAPPERS.items()
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_whole_equinox_model_as_parameters(name: str) -> None:
+    """Functions, integers and random keys have no gradient, and are never looked at."""
+    eqx = pytest.importorskip("equinox", reason="pip install equinox")
+
+    class Model(eqx.Module):
+        w: Any
+        key: Any
+        size: int
+        ids: Any
+        activation: Any
+
+    model = Model(jnp.ones(3), jax.random.key(0), 3, jnp.arange(3), jnp.tanh)
+    trained = eqx.filter(model, eqx.is_inexact_array)
+    grads = eqx.filter_grad(lambda m: jnp.sum(m.w**2))(model)
+    tx = MAKERS[name]()
+
+    def run(params: Any) -> Any:
+        state = tx.init(trained)
+        for _ in range(2):
+            updates, state = tx.update(grads, state, params)
+        return updates
+
+    updates = run(model)
+    np.testing.assert_array_equal(updates.w, run(trained).w)
+    moved = eqx.apply_updates(model, updates)
+    assert np.all(np.asarray(moved.w) < 1)
+    assert moved.size == 3
+    assert moved.activation is jnp.tanh
+    np.testing.assert_array_equal(moved.ids, np.arange(3))
+
+
+@pytest.mark.parametrize("name", ["accumulate_gradients", "dynamic_loss_scale"])
+def test_a_state_that_would_change_its_dtype(name: str) -> None:
+    """`optax.adam` widens the moments of bfloat16 parameters to the gradients' dtype."""
+    params, grads = jnp.ones(3, jnp.bfloat16), jnp.ones(3, jnp.float32)
+    tx = WRAPPERS[name](optax.adam(0.1))
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for _ in range(2):
+        updates, new = update(grads, state, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, new)
+        state = new
+    np.testing.assert_allclose(updates, -0.1, rtol=0.02)
+
+
+OPTIONS = [
+    {"momentum": 0.9, "centered": True},
+    {"use_ema": True, "weight_decay": 0.1},
+    {"gradient_accumulation_steps": 2, "skip_nonfinite": True, "loss_scale_factor": 2.0},
+    {"gradient_accumulation_steps": 2, "accumulate_rows": {"w": 2}},
+    {"moment_storage": "int8", "momentum": 0.9},
+    {"moment_storage": "bfloat16"},
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_init_of_shapes_alone(options: dict[str, Any], dtype: str) -> None:
+    _same_state_of_shapes(ro.rmsprop(0.1, **options), dtype)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_dialects_init_of_shapes_alone(name: str) -> None:
+    _same_state_of_shapes(FACTORIES[name](0.1), "complex64")
+
+
+def _same_state_of_shapes(tx: optax.GradientTransformation, dtype: str) -> None:
+    params = {"w": jnp.zeros((64, 64), dtype)}
+    shapes = {"w": jax.ShapeDtypeStruct((64, 64), dtype)}
+    chex.assert_trees_all_equal(tx.init(params), tx.init(shapes))
