@@ -146,3 +146,10 @@ def test_two_loss_scales_are_an_error_with_their_paths() -> None:
     tx = optax.chain(ro.unscale_loss(2.0), ro.rmsprop(loss_scale_factor=8.0))
     with pytest.raises(ValueError, match=r"2 of the loss scales: \['0', '1/0/0'\]"):
         ro.scale_loss(jnp.array(1.0), tx.init(jnp.array(1.0)))
+
+
+@pytest.mark.parametrize("dtype", [jax.dtypes.float0, np.int32, np.bool_])
+def test_a_gradient_that_is_no_number_to_train_with(dtype: Any) -> None:
+    tx, params = ro.rmsprop(), {"w": jnp.ones(2)}
+    with pytest.raises(TypeError, match="Gradients must be floating-point"):
+        tx.update({"w": np.zeros(2, dtype)}, tx.init(params), params)

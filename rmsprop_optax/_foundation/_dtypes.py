@@ -11,6 +11,12 @@ import jax.numpy as jnp
 def wide_dtype(dtype: Any) -> jnp.dtype:
     """``dtype``, or float32 where that is wider."""
     dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        name = "float0" if dtype == jax.dtypes.float0 else dtype.name
+        raise TypeError(
+            f"Gradients must be floating-point or complex, got {name} (float0 is the "
+            "gradient of an integer): give None for a leaf that is not trained."
+        )
     if jnp.issubdtype(dtype, jnp.complexfloating) or jnp.finfo(dtype).bits >= 32:
         return dtype
     return jnp.dtype(jnp.float32)
