@@ -14,9 +14,9 @@ from rmsprop_optax._foundation._checks import (
     check_flag,
     check_has_effect,
     check_mapping,
-    check_mask,
     check_name,
     check_non_negative,
+    check_parameter_mask,
     check_positive,
     check_whole_number,
 )
@@ -101,7 +101,7 @@ class RmspropConfig:
         "The weight of the decoupled weight decay.", check_number_or_schedule, None
     )
     weight_decay_mask: Mask | None = _option(
-        "Which parameters decay, decoupled.", check_mask, None
+        "Which parameters decay, decoupled.", check_parameter_mask, None
     )
     decay_rate: LearningRate | None = _option(
         "The rate of the decoupled decay; None: the learning rate.",

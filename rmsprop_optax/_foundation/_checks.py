@@ -188,9 +188,6 @@ def check_mask(name: str, value: Any) -> None:
             )
         return
     leaves = jax.tree.leaves(value)
-    if isinstance(value, (bool, np.bool_)):
-        # What `optax.inject_hyperparams` makes of a function: it gives it a count.
-        leaves = []
     wrong = [x for x in leaves if not isinstance(x, (bool, np.bool_))]
     if wrong or not leaves:
         got = repr(wrong[0]) if wrong else repr(value)
@@ -200,6 +197,17 @@ def check_mask(name: str, value: Any) -> None:
             '`exclude_paths("bias", "norm")`. Under `optax.inject_hyperparams` name '
             f'it in `static_args=("{name}",)`.'
         )
+
+
+def check_parameter_mask(name: str, value: Any) -> None:
+    """A mask that is not one boolean for all parameters."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            f"`{name}` must say which parameters it holds for, got {value!r}. "
+            "`optax.inject_hyperparams` takes a function for a schedule, and its result "
+            f'for the mask: name it in `static_args=("{name}",)` there.'
+        )
+    check_mask(name, value)
 
 
 def check_mapping(name: str, value: Any, check: Callable[[str, Any], None]) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._alignment import check_has_params
-from rmsprop_optax._foundation._checks import check_mask
+from rmsprop_optax._foundation._checks import check_parameter_mask
 from rmsprop_optax._foundation._dtypes import as_number, cast, real_like
 from rmsprop_optax._foundation._leafwise import map_leaves
 from rmsprop_optax._foundation._schedules import (
@@ -81,7 +81,7 @@ def decay_weights(
     """
     check_number_or_schedule("weight_decay", weight_decay)
     if mask is not None:
-        check_mask("mask", mask)
+        check_parameter_mask("mask", mask)
     rate_at = as_schedule(learning_rate)
     decay_at = as_schedule(weight_decay, "weight_decay")
     counts = is_schedule(learning_rate) or is_schedule(weight_decay)
