@@ -177,7 +177,7 @@ def _replace_averaged(params: PyTree, state: AverageParamsState) -> PyTree:
 
     try:
         return jax.tree.map(pick, state.ema, params, is_leaf=_is_absent)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(
             "`params` does not have the tree of the parameters that the average in "
             f"`opt_state` is of: {_shapes(params)} against {_shapes(state.ema)}."
@@ -185,7 +185,7 @@ def _replace_averaged(params: PyTree, state: AverageParamsState) -> PyTree:
 
 
 def _shapes(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: list(jnp.shape(x)), tree)
+    return jax.tree.map(lambda x: list(getattr(x, "shape", ())), tree)
 
 
 def _is_absent(node: Any) -> bool:

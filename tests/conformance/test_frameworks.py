@@ -182,6 +182,20 @@ def test_a_whole_equinox_model_as_parameters(name: str) -> None:
     np.testing.assert_array_equal(moved.ids, np.arange(3))
 
 
+def test_partitioned_parameters_of_linen() -> None:
+    """A box around an array is no part of its path, and stays around the average."""
+    linen = pytest.importorskip("flax.linen", reason="pip install flax")
+    params = {"kernel": linen.Partitioned(jnp.ones((2, 3)), names=(None, None))}
+    tx = ro.rmsprop(0.1, use_ema=True, momentum=0.9)
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates, state = tx.update(grads, tx.init(params), params)
+    params = optax.apply_updates(params, updates)
+    averaged = ro.finalize(params, state)
+    assert jax.tree.structure(averaged) == jax.tree.structure(params)
+    np.testing.assert_array_equal(averaged["kernel"].value, params["kernel"].value)
+    assert "kernel/value" not in str(ro.state_bytes(tx, params))
+
+
 @pytest.mark.parametrize("name", ["accumulate_gradients", "dynamic_loss_scale"])
 def test_a_state_that_would_change_its_dtype(name: str) -> None:
     """`optax.adam` widens the moments of bfloat16 parameters to the gradients' dtype."""

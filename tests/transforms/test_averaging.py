@@ -144,6 +144,7 @@ def test_finalize_with_swapped_or_other_arguments() -> None:
     opt_state = tx.init(params)
     with pytest.raises(ValueError, match="in this order"):
         finalize(opt_state, params)
-    for other in ({"params": params}, {"w": jnp.ones((3, 3))}):
+    with_a_function = {"params": params, "activation": jnp.tanh}
+    for other in (with_a_function, {"w": jnp.ones((3, 3))}):
         with pytest.raises(ValueError, match="`params` does not have the tree"):
             finalize(other, opt_state)
