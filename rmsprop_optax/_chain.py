@@ -7,6 +7,7 @@ import jax
 import optax
 
 from rmsprop_optax._config import RmspropConfig, is_on
+from rmsprop_optax._configurations import record
 from rmsprop_optax._foundation._schedules import is_schedule
 from rmsprop_optax._foundation._types import Count, PyTree
 from rmsprop_optax.sparse import RowSums, lazy
@@ -132,12 +133,17 @@ def _labelled(
 ) -> Rmsprop:
     """``inner``, with its operations under the step's name in traces and profiles."""
 
+    def init_fn(params: PyTree) -> PyTree:
+        state = inner.init(params)
+        record(config, params, state)
+        return state
+
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         with jax.named_scope(config.name):
             return inner.update(updates, state, params, **extra_args)
 
-    tx = Rmsprop(inner.init, update_fn)
+    tx = Rmsprop(init_fn, update_fn)
     tx.config = config
     return tx

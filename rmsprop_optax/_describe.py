@@ -4,29 +4,35 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import optax
 from jax.core import Tracer
 
-from rmsprop_optax._chain import Rmsprop
 from rmsprop_optax._config import RmspropConfig, is_on
+from rmsprop_optax._configurations import visit_configurations
+from rmsprop_optax._foundation._types import PyTree
 
 _WIDTH = 34
 
 
-def describe(tx: Rmsprop) -> str:
+def describe(tx: optax.GradientTransformation, params: PyTree = None) -> str:
     """The update that is about to run, in formulas and in words.
 
     Args:
-      tx: What `rmsprop` or a dialect returned.
+      tx: What `rmsprop` or a dialect returned; or, with ``params``, any transformation
+        around such parts: `optax.chain`, `optax.partition`, `optax.inject_hyperparams`.
+      params: The parameters, or their shapes, for which ``tx.init`` is traced to find
+        the parts inside of ``tx``. What no part describes is named by its state.
 
     Returns:
       Lines to print: g is the gradient, p the parameter, v the mean square, m the mean,
       s the denominator, b the momentum, t the step from 0.
 
     Raises:
-      TypeError: For anything else. `optax.chain`, `optax.inject_hyperparams` and other
-        wrappers hide what is inside them: describe that instead.
+      TypeError: For a transformation around others, without ``params``; with them, for
+        one without any part that `rmsprop` or a dialect made.
 
     Examples:
+      >>> import jax.numpy as jnp, optax
       >>> from rmsprop_optax import describe, dialects
       >>> print(describe(dialects.torch(lr=0.01, momentum=0.9, weight_decay=1e-5)))
       torch.optim.RMSprop
@@ -36,16 +42,53 @@ def describe(tx: Rmsprop) -> str:
         b = 0.9 b + g / s                 momentum, without the learning rate
         p = p - 0.01 b
         complex p                         two parameters, its real and its imaginary part
+
+      Parameter groups:
+
+      >>> tx = optax.partition(
+      ...     {"body": dialects.keras(0.1), "head": dialects.keras(0.01)},
+      ...     {"conv": "body", "linear": "head"},
+      ... )
+      >>> print(describe(tx, {"conv": jnp.ones(2), "linear": jnp.ones(3)}))
+      keras.optimizers.RMSprop, for conv
+        v = 0.9 v + 0.1 |g|²              mean square, 0 at first
+        s = √(v + 1e-07)                  epsilon inside the root
+        p = p - 0.1 g / s
+      keras.optimizers.RMSprop, for linear
+        v = 0.9 v + 0.1 |g|²              mean square, 0 at first
+        s = √(v + 1e-07)                  epsilon inside the root
+        p = p - 0.01 g / s
+      and what has the states PartitionState, MaskedState
     """
     config = getattr(tx, "config", None)
-    if not isinstance(config, RmspropConfig):
+    if isinstance(config, RmspropConfig):
+        return "\n".join([config.source, *_formulas(config)])
+    if params is None:
         raise TypeError(
-            f"`describe` takes what `rmsprop` or a dialect returned, got {tx!r}. A chain "
-            "or a wrapper hides what is inside it: describe the part that `rmsprop` or "
-            "the dialect made."
+            f"`describe` takes what `rmsprop` or a dialect returned, got {tx!r}. For a "
+            "transformation around such parts, give `params` too: `describe(tx, params)`."
         )
-    lines = [f"  {left:<{_WIDTH - 1}} {right}".rstrip() for left, right in _lines(config)]
-    return "\n".join([config.source, *lines])
+    lines: list[str] = []
+
+    def add(config: RmspropConfig, paths: list[str]) -> None:
+        lines.append(f"{config.source}, for {_listed(paths)}")
+        lines.extend(_formulas(config))
+
+    foreign = visit_configurations(tx, params, add)
+    if not lines:
+        raise TypeError(f"No part of {tx!r} was made by `rmsprop` or a dialect.")
+    if foreign:
+        lines.append(f"and what has the states {', '.join(foreign)}")
+    return "\n".join(lines)
+
+
+def _listed(paths: list[str], most: int = 4) -> str:
+    rest = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + rest
+
+
+def _formulas(config: RmspropConfig) -> list[str]:
+    return [f"  {left:<{_WIDTH - 1}} {right}".rstrip() for left, right in _lines(config)]
 
 
 def _lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:

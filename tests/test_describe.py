@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from rmsprop_optax import describe, dialects, rmsprop
+from rmsprop_optax import describe, dialects, rmsprop, skip_nonfinite
 
 EVERYTHING = """\
 keras.optimizers.RMSprop
@@ -99,3 +99,45 @@ def test_traced_numbers_are_called_traced() -> None:
 def test_others_are_refused(other: Any) -> None:
     with pytest.raises(TypeError, match="takes what `rmsprop` or a dialect returned"):
         describe(other)
+
+
+PARAMS = {"conv": jnp.ones((2, 2), jnp.bfloat16), "linear": jnp.ones(3)}
+PLAIN = describe(rmsprop(0.1)).split("\n", 1)[1]
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+@pytest.mark.parametrize(
+    ("tx", "first", "last"),
+    [
+        (rmsprop(0.1)._replace(), "conv, linear", ""),
+        (jax.tree.map(lambda f: f, rmsprop(0.1)), "conv, linear", ""),
+        (optax.chain(optax.clip(1.0), rmsprop(0.1)), "conv, linear", "EmptyState"),
+        (optax.masked(rmsprop(0.1), {"conv": 1, "linear": 0}), "conv", "MaskedState"),
+        (optax.MultiSteps(rmsprop(0.1), 2), "conv, linear", "MultiStepsState"),
+        (skip_nonfinite(rmsprop(0.1)), "conv, linear", "SkipNonfiniteState"),
+    ],
+)
+def test_what_is_inside_of_others(tx: Any, first: str, last: str, abstract: bool) -> None:
+    params = jax.eval_shape(lambda: PARAMS) if abstract else PARAMS
+    lines = [f"keras.optimizers.RMSprop, for {first}", PLAIN]
+    if last:
+        lines.append(f"and what has the states {last}")
+    assert describe(tx, params) == "\n".join(lines)
+
+
+def test_groups_and_foreign_parts() -> None:
+    parts: dict[str, Any] = {"a": dialects.torch(), "b": optax.adam(0.1)}
+    text = describe(optax.partition(parts, {"conv": "a", "linear": "b"}), PARAMS)
+    assert text.startswith("torch.optim.RMSprop, for conv\n")
+    assert text.endswith("PartitionState, MaskedState, ScaleByAdamState, EmptyState")
+    injected = optax.inject_hyperparams(rmsprop, static_args="epsilon")(0.1)
+    text = describe(injected, PARAMS)
+    assert "s = √(v + 1e-07)" in text
+    assert "p = p - traced g / s" in text
+    with pytest.raises(TypeError, match=r"No part of .* was made by `rmsprop`"):
+        describe(optax.adam(0.1), PARAMS)
+
+
+def test_many_parameters_are_counted() -> None:
+    text = describe(optax.chain(rmsprop()), {f"p{i}": jnp.ones(1) for i in range(9)})
+    assert text.startswith("keras.optimizers.RMSprop, for p0, p1, p2, p3 and 5 more\n")

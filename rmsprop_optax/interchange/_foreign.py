@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,11 +28,18 @@ class Place(NamedTuple):
 
 
 def places(
-    current: Slots, order: Iterable[str] | None, convert: Convert | None
+    current: Slots,
+    order: Iterable[str] | None,
+    convert: Convert | None,
+    names: Sequence[str] | None = None,
 ) -> list[Place]:
-    """The places of a state in the order of the framework's parameters."""
+    """The places of a state in the order of the framework's parameters.
+
+    Without ``order``: as the framework's ``names`` say, else in our own order, where no
+    two parameters can be taken for one another.
+    """
     paths = list(current.nu)
-    chosen = paths if order is None else list(order)
+    chosen = _find_order(current, names) if order is None else list(order)
     convert = convert or {}
     for name, some in (("order", chosen), ("convert", list(convert))):
         unknown = [path for path in some if path not in paths]
@@ -47,6 +55,40 @@ def places(
             f"{missing or 'a name is there twice'} in {chosen}."
         )
     return [Place(path, current.nu[path], convert.get(path)) for path in chosen]
+
+
+def _find_order(current: Slots, names: Sequence[str] | None) -> list[str]:
+    paths = list(current.nu)
+    found = _paths_by_name(paths, names or ())
+    if found is not None:
+        return found
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for path, array in current.nu.items():
+        by_shape.setdefault(array.shape, []).append(path)
+    for shape, alike in by_shape.items():
+        if len(alike) > 1:
+            named = f", and the names {list(names)} do not say" if names else ""
+            raise ValueError(
+                f"Which of {alike} comes first in the framework? All have the shape "
+                f"{shape}{named}. Give `order`, our paths in the order of the "
+                f"framework's parameters; if that is our own, order={paths}."
+            )
+    return paths
+
+
+def _paths_by_name(paths: list[str], names: Sequence[str]) -> list[str] | None:
+    """For each name the path that it ends with, if that pairs all of both."""
+
+    def words(name: str) -> str:
+        return "_" + "_".join(re.findall("[a-z0-9]+", name.lower()))
+
+    found = []
+    for name in names:
+        fitting = [path for path in paths if words(name).endswith(words(path))]
+        if not fitting:
+            return None
+        found.append(max(fitting, key=len))
+    return found if sorted(found) == sorted(paths) else None
 
 
 def as_array(value: Any) -> np.ndarray:

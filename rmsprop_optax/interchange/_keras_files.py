@@ -1,6 +1,7 @@
 """The optimizer's variables in `.keras` and `.weights.h5` files, by h5py alone."""
 
 import io
+import json
 import os
 import tempfile
 import zipfile
@@ -40,6 +41,25 @@ def write_variables(path: str, arrays: Sequence[np.ndarray]) -> None:
         for dataset, array in zip(datasets, arrays, strict=True):
             dataset[()] = array
     _replace(path, weights.getvalue())
+
+
+def read_configuration(path: str) -> dict[str, Any]:
+    """The arguments of the optimizer in a `.keras` file; weights alone have none."""
+    if not zipfile.is_zipfile(path):
+        return {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            compiled = json.loads(archive.read("config.json")).get("compile_config") or {}
+        optimizer = compiled.get("optimizer", {})
+        name, arguments = optimizer.get("class_name", "RMSprop"), optimizer.get("config")
+        arguments = dict(arguments or {})
+    except Exception as error:  # of zip, JSON and whatever is in it
+        raise ValueError(
+            f"The file {path!r} can't be read as Keras's: {error}"
+        ) from error
+    if name.lower() != "rmsprop":
+        raise ValueError(f"The file {path!r} holds the optimizer {name}, no RMSprop.")
+    return arguments
 
 
 class _RefusedError(ValueError):

@@ -182,6 +182,18 @@ def nodes(opt_state: PyTree) -> list[Any]:
     return found
 
 
+def parameters_like(opt_state: PyTree) -> PyTree:
+    """A tree like the parameters: the second moments, of all groups of a partition."""
+    seconds = (optax.ScaleByRmsState, ScaleByStddevState)
+    trees = [node.nu for node in nodes(opt_state) if isinstance(node, seconds)]
+
+    def first_there(*groups: Any) -> Any:
+        there = [node for node in groups if not isinstance(node, optax.MaskedNode)]
+        return there[0] if there else groups[0]
+
+    return jax.tree.map(first_there, *trees, is_leaf=_is_parameter)
+
+
 def _in_order(opt_state: PyTree) -> Iterator[tuple[Any, bool]]:
     """Each node, and whether the learning rate comes before it in its chain."""
     seconds = (optax.ScaleByRmsState, ScaleByStddevState)

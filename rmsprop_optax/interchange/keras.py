@@ -1,17 +1,16 @@
 """Runs of `keras.optimizers.RMSprop`, in and out, from memory and from Keras's files."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
+import optax
 
-from rmsprop_optax._foundation._checks import check_whole_number
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange import _keras_files as files
 from rmsprop_optax.interchange._foreign import (
     Convert,
-    Place,
     as_count,
     as_number,
     check_rate_place,
@@ -19,6 +18,13 @@ from rmsprop_optax.interchange._foreign import (
     places,
     read_for,
     take,
+)
+from rmsprop_optax.interchange._hyperparams import (
+    Configs,
+    check_formula,
+    check_ignored,
+    compare,
+    configurations,
 )
 from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, write
 from rmsprop_optax.transforms._averaging import AverageParamsState
@@ -34,31 +40,63 @@ _SLOTS = {
     "trace": "momentum",
     "mu": "average_gradient",
 }
+_OPTIONS = {
+    "learning_rate": "learning_rate",
+    "rho": "decay",
+    "momentum": "momentum",
+    "epsilon": "eps",
+    "centered": "centered",
+    "weight_decay": "weight_decay",
+    "clipnorm": "clipnorm",
+    "clipvalue": "clipvalue",
+    "global_clipnorm": "global_clipnorm",
+    "use_ema": "use_ema",
+    "ema_momentum": "ema_momentum",
+    "ema_overwrite_frequency": "ema_overwrite_frequency",
+    "loss_scale_factor": "loss_scale_factor",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+}
+_FORMULA = {
+    "eps_in_sqrt": True,
+    "nesterov": False,
+    "coupled_decay": None,
+    "maximize": False,
+    "cautious": False,
+}
 _ITERATION, _RATE = (f"`{x}` of the Keras state" for x in ("iteration", "learning_rate"))
 
 
 def import_state(
     foreign: Any,
     opt_state: PyTree,
+    tx: optax.GradientTransformation,
     *,
     order: Iterable[str] | None = None,
     convert: Convert | None = None,
-    gradient_accumulation_steps: int | None = None,
+    ignore: Iterable[str] = (),
 ) -> PyTree:
     """Puts the state of a Keras 3 optimizer into one of ours.
+
+    What the run knows of its numbers is compared with those of ``tx``: an optimizer and
+    a ``.keras`` file know all of them, arrays and a ``.weights.h5`` file the learning
+    rate alone.
 
     Args:
       foreign: The optimizer itself, built; or the arrays of its ``variables``, in their
         order, as a sequence or as the mapping that ``save_own_variables`` fills; or the
         path of a ``.keras`` or ``.weights.h5`` file, which is read by h5py, without
         Keras.
-      opt_state: The place to put it: ``tx.init(params)`` of
-        [`rmsprop`][rmsprop_optax.rmsprop] with the arguments that the run had.
+      opt_state: The place to put it: ``tx.init(params)``.
+      tx: The transformation that goes on: [`rmsprop`][rmsprop_optax.rmsprop] with the
+        arguments that the run had, or a chain or a wrapper with it inside.
       order: The paths of our parameters in the order of ``model.trainable_variables``.
-        None: our own order, that of `jax.tree.leaves`, is Keras's.
+        None: the names of the optimizer's variables tell which is which, where they end
+        with our paths (``sequential_dense_kernel`` with ``dense/kernel``); else our own
+        order, that of `jax.tree.leaves`, is Keras's, which is refused where parameters
+        of one shape could be exchanged.
       convert: By path, a function that brings a NumPy array of Keras's layout into ours.
-      gradient_accumulation_steps: As given to both optimizers; needed to read Keras's
-        count of calls where gradients are accumulated.
+      ignore: Arguments of Keras's that may differ from those of ``tx``, such as
+        ``("learning_rate",)``.
 
     Returns:
       A state like ``opt_state``, of the same structure, dtypes and shardings. Under
@@ -67,51 +105,56 @@ def import_state(
 
     Raises:
       ValueError: For what does not fit, by variable and path: too many or too few, a
-        wrong shape or dtype, values that are not finite, a file that is damaged.
+        wrong shape or dtype, values that are not finite, a file that is damaged, numbers
+        that are not those of ``tx``.
       ImportError: For a path, where h5py is missing.
 
     Examples:
       >>> import jax.numpy as jnp, numpy as np, optax
-      >>> import rmsprop_optax
+      >>> from rmsprop_optax import interchange, rmsprop
       >>> variables = [30, 0.01, np.array([4.0, 9.0], np.float32)]  # the last: velocity
-      >>> opt_state = rmsprop_optax.rmsprop(0.01).init({"w": jnp.ones(2)})
-      >>> opt_state = rmsprop_optax.interchange.keras.import_state(variables, opt_state)
+      >>> tx = rmsprop(0.01)
+      >>> opt_state = tx.init({"w": jnp.ones(2)})
+      >>> opt_state = interchange.keras.import_state(variables, opt_state, tx)
       >>> print(optax.tree.get(opt_state, "nu")["w"])
       [4. 9.]
     """
     current = read(opt_state)
     check_rate_place(current, True, "Keras", "keras")
-    where = places(current, order, convert)
+    configs = configurations(tx, opt_state, current)
     values = _values(foreign, current)
-    names = _layout(current, where, len(values))
+    slots = _layout(current, len(values))
+    where = places(current, order, convert, _names(foreign, slots))
+    _compare(foreign, values, slots, configs, ignore)
     result: dict[str, Any] = {}
-    for (slot, place), value in zip(names, values, strict=True):
-        if place is not None:
-            key = f"`{_SLOTS[slot]}` of '{place.path}'"
-            square = slot == "nu"
-            result.setdefault(slot, {})[place.path] = take(
-                value, key, place, square=square
-            )
+    for (slot, i), value in zip(slots, values, strict=True):
+        if slot in _SLOTS:
+            key = f"`{_SLOTS[slot]}` of '{where[i].path}'"
+            array = take(value, key, where[i], square=slot == "nu")
+            result.setdefault(slot, {})[where[i].path] = array
     calls = as_count(values[0], _ITERATION)
-    updates, micro = _split_calls(calls, current, gradient_accumulation_steps)
+    updates, micro = divmod(calls, _steps(current, configs))
     rate: dict[str, float] = {}
-    if names[1][0] == "learning_rate":
+    if slots[1][0] == "learning_rate":
         rate = {
             n: as_number(values[1], _RATE)
             for n in current.hyperparams or ()
             if n in RATE_NAMES
         }
-    slots = Slots(updates=updates, micro=micro, calls=calls, hyperparams=rate, **result)
-    return write(opt_state, slots)
+    imported = Slots(
+        updates=updates, micro=micro, calls=calls, hyperparams=rate, **result
+    )
+    return write(opt_state, imported)
 
 
 def export_state(
     opt_state: PyTree,
     like: Any,
+    tx: optax.GradientTransformation,
     *,
     order: Iterable[str] | None = None,
     convert: Convert | None = None,
-    gradient_accumulation_steps: int | None = None,
+    ignore: Iterable[str] = (),
     step: int | None = None,
 ) -> list[np.ndarray]:
     """Our state as the arrays of ``optimizer.variables``, in their order.
@@ -124,9 +167,10 @@ def export_state(
       like: The Keras optimizer that is to go on, built; or its variables, or its file, as
         ``foreign`` of [`import_state`][rmsprop_optax.interchange.keras.import_state]. Its
         learning rate is kept, unless ours is in the state (`optax.inject_hyperparams`).
+      tx: The transformation of the run, whose numbers must be those of ``like``.
       order: As for `import_state`.
       convert: By path, a function that brings a NumPy array of our layout into Keras's.
-      gradient_accumulation_steps: As for `import_state`.
+      ignore: As for `import_state`.
       step: How many updates the run has made. None: as the state counts them; where
         nothing in it needs a count, as ``like`` says.
 
@@ -138,23 +182,25 @@ def export_state(
 
     Examples:
       >>> import jax.numpy as jnp, numpy as np
-      >>> import rmsprop_optax
-      >>> opt_state = rmsprop_optax.rmsprop(0.01).init({"w": jnp.ones(2)})
+      >>> from rmsprop_optax import interchange, rmsprop
+      >>> tx = rmsprop(0.01)
       >>> variables = [30, 0.01, np.array([4.0, 9.0], np.float32)]
-      >>> rmsprop_optax.interchange.keras.export_state(opt_state, variables)
+      >>> opt_state = tx.init({"w": jnp.ones(2)})
+      >>> interchange.keras.export_state(opt_state, variables, tx)
       [array(30, dtype=int32), array(0.01, dtype=float32), array([0., 0.], dtype=float32)]
     """
     holds = (AverageParamsState, AccumulateGradientsState)
     current = read_for("Keras's RMSprop", opt_state, holds)
     check_rate_place(current, True, "Keras", "keras")
-    where = places(current, order, convert)
+    configs = configurations(tx, opt_state, current)
     likes = _values(like, current)
+    slots = _layout(current, len(likes))
+    where = places(current, order, convert, _names(like, slots))
+    _compare(like, likes, slots, configs, ignore)
     result = []
-    for (slot, place), old in zip(
-        _layout(current, where, len(likes)), likes, strict=True
-    ):
+    for (slot, i), old in zip(slots, likes, strict=True):
         if slot == "iteration":
-            k = _steps(current, gradient_accumulation_steps)
+            k = _steps(current, configs)
             known = current.updates if step is None else step
             if known is not None:
                 calls = known * k + current.micro
@@ -170,11 +216,12 @@ def export_state(
                 else current.learning_rate
             )
             result.append(np.asarray(rate, np.float32))
-        elif place is not None:
-            array = give(getattr(current, slot)[place.path], place)
+        else:
+            path = where[i].path
+            array = give(getattr(current, slot)[path], where[i])
             if array.shape != np.shape(old):
                 raise ValueError(
-                    f"`{_SLOTS[slot]}` of '{place.path}' has shape {array.shape}, the "
+                    f"`{_SLOTS[slot]}` of '{path}' has shape {array.shape}, the "
                     f"variable of Keras {np.shape(old)}: give `convert` or `order`."
                 )
             result.append(array)
@@ -220,45 +267,82 @@ def _values(foreign: Any, current: Slots) -> list[Any]:
     return [np.asarray(getattr(variable, "value", variable)) for variable in variables]
 
 
-def _layout(
-    current: Slots, where: list[Place], length: int
-) -> list[tuple[str, Place | None]]:
-    """What each variable is: its slot, and the place of its array."""
-    slots = list(_slots_of(current, where))
+def _layout(current: Slots, length: int) -> list[tuple[str, int]]:
+    """What each variable is: its slot, and the number of its parameter in Keras."""
+    held = [slot for slot in _SLOTS if getattr(current, slot) is not None]
+    n = len(current.nu)
+    slots = [(slot, i) for slot in held for i in range(n)]
     heads = {1: ["iteration"], 2: ["iteration", "learning_rate"]}
     head = heads.get(length - len(slots))
     if head is None:
-        counted = ", ".join(f"{n} `{_SLOTS[s]}`" for s, n in _count(slots).items())
+        counted = ", ".join(f"{n} `{_SLOTS[slot]}`" for slot in held)
         raise ValueError(
             f"The Keras state has {length} variables; with the options of the optimizer "
             f"state it would be `iteration`, `learning_rate` (not with a schedule), "
             f"{counted}. Build the transformation with the options of the run; the state "
             "of a LossScaleOptimizer is that of its `inner_optimizer`."
         )
-    return [(name, None) for name in head] + slots
+    return [(name, 0) for name in head] + slots
 
 
-def _slots_of(current: Slots, where: list[Place]) -> Iterator[tuple[str, Place | None]]:
-    for slot in _SLOTS:
-        if getattr(current, slot) is not None:
-            yield from ((slot, place) for place in where)
+def _names(foreign: Any, slots: list[tuple[str, int]]) -> list[str] | None:
+    """Keras's names of the parameters, in those of the optimizer's own variables."""
+    variables = getattr(foreign, "variables", None)
+    if variables is None:
+        return None
+    names = [
+        variable.path
+        for (slot, _), variable in zip(slots, variables, strict=True)
+        if slot == "nu"
+    ]
+    others = [name for name in names if not name.endswith("_velocity")]
+    if others:
+        raise ValueError(
+            f"{foreign!r} is no RMSprop with the options of the optimizer state: it has "
+            f"{others} where `velocity` is expected."
+        )
+    return [name.removesuffix("_velocity") for name in names]
 
 
-def _count(slots: list[tuple[str, Place | None]]) -> dict[str, int]:
-    return {slot: [s for s, _ in slots].count(slot) for slot, _ in slots}
+def _compare(
+    foreign: Any,
+    values: list[Any],
+    slots: list[tuple[str, int]],
+    configs: Configs,
+    ignore: Iterable[str],
+) -> None:
+    """The numbers of the Keras optimizer are those of the transformation."""
+    ignored = check_ignored(ignore, _OPTIONS)
+    numbers = dict(_configuration(foreign))
+    numbers.pop("learning_rate", None)  # the variable has the last one
+    if not numbers.get("use_ema"):
+        numbers.pop("ema_momentum", None)
+    if slots[1][0] == "learning_rate":
+        numbers["learning_rate"] = as_number(values[1], _RATE)
+    for config in {id(config): config for config in configs.values()}.values():
+        check_formula(config, _FORMULA, "`rmsprop` or `dialects.keras`")
+        compare(numbers, config, _OPTIONS, ignored, "the Keras run")
 
 
-def _steps(current: Slots, every_k: int | None) -> int:
+def _configuration(foreign: Any) -> Mapping[str, Any]:
+    """The arguments of the optimizer, where they are known."""
+    if isinstance(foreign, (str, PathLike)):
+        return files.read_configuration(fspath(foreign))
+    return {name: getattr(foreign, name) for name in _OPTIONS if hasattr(foreign, name)}
+
+
+def _steps(current: Slots, configs: Configs) -> int:
+    """The calls of an update, by which Keras's count of calls is told from updates."""
     if current.acc_grads is None:
         return 1
-    if every_k is None:
+    name = "gradient_accumulation_steps"
+    injected = (current.hyperparams or {}).get(name)
+    if injected is not None:
+        return round(injected)
+    every_k: list[Any] = [getattr(config, name) for config in configs.values()]
+    if any(k is None or k != every_k[0] for k in every_k):
         raise ValueError(
-            "Gradients are accumulated: give `gradient_accumulation_steps`, by which "
-            "Keras's count of calls is told from the updates."
+            "Keras's optimizer accumulates gradients itself: build the transformation by "
+            f"`{name}` of `rmsprop`, one for all."
         )
-    check_whole_number("gradient_accumulation_steps", every_k, least=2)
-    return every_k
-
-
-def _split_calls(calls: int, current: Slots, every_k: int | None) -> tuple[int, int]:
-    return divmod(calls, _steps(current, every_k))
+    return int(every_k[0])

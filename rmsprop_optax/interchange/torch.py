@@ -1,10 +1,11 @@
 """Runs of `torch.optim.RMSprop` (and timm's RMSpropTF), in and out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
+import optax
 
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import (
@@ -21,23 +22,45 @@ from rmsprop_optax.interchange._foreign import (
     read_for,
     take,
 )
+from rmsprop_optax.interchange._hyperparams import (
+    Configs,
+    check_formula,
+    check_ignored,
+    compare,
+    configurations,
+)
 from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, write
 
 __all__ = ["export_state", "import_state"]
 
 Foreign = Mapping[str, Any] | str | PathLike[str]
-Order = Iterable[str] | Mapping[str, str] | None
+Order = Iterable[str | None] | Mapping[str, str] | None
 
+_OPTIONS = {
+    "lr": "learning_rate",
+    "alpha": "decay",
+    "eps": "eps",
+    "weight_decay": "coupled_decay",
+    "momentum": "momentum",
+    "centered": "centered",
+    "maximize": "maximize",
+    "caution": "cautious",
+}
+_TORCH = {"eps_in_sqrt": False, "nesterov": False, "weight_decay": None}
+_TIMM = {"eps_in_sqrt": True, "nesterov": False}
 _SLOTS = {"nu": "square_avg", "mu": "grad_avg", "trace": "momentum_buffer"}
 
 
 def import_state(
     foreign: Foreign,
     opt_state: PyTree,
+    tx: optax.GradientTransformation,
     *,
     order: Order = None,
     convert: Convert | None = None,
     key: str | None = None,
+    ignore: Iterable[str] = (),
+    fresh: Iterable[str] = (),
 ) -> PyTree:
     """Puts the state of a PyTorch optimizer into one of ours.
 
@@ -48,15 +71,21 @@ def import_state(
     Args:
       foreign: What ``optimizer.state_dict()`` returned; or the path of a file that
         `torch.save` wrote, which is read with ``weights_only=True``, without pickle.
-      opt_state: The place to put it: ``tx.init(params)`` of
-        [`dialects.torch`][rmsprop_optax.dialects], or of `optax.partition` of several
-        for parameter groups. For a run of timm's RMSpropTF, of `dialects.timm`.
-      order: The paths of our parameters in PyTorch's order; or a mapping from path to
-        name, for an optimizer that was built from ``model.named_parameters()``. None:
-        our own order is PyTorch's.
+      opt_state: The place to put it: ``tx.init(params)``.
+      tx: The transformation that goes on: [`dialects.torch`][rmsprop_optax.dialects], or
+        `optax.partition` of several for parameter groups; `dialects.timm` for a run of
+        timm's RMSpropTF. The numbers of each group must be those of its parameters here.
+      order: The paths of our parameters in PyTorch's order, with None for a parameter
+        that is frozen there and not held here; or a mapping from path to name, for an
+        optimizer that was built from ``model.named_parameters()``. None: such names
+        tell which is which, where they end with our paths; else our own order is
+        PyTorch's, which is refused where parameters of one shape could be exchanged.
       convert: By path, a function that brings a NumPy array of PyTorch's layout into
         ours: ``{"dense/kernel": np.transpose}`` for `torch.nn.Linear`.
       key: The entry of a file that holds the optimizer's state beside other things.
+      ignore: Numbers of the groups that may differ from those of ``tx``: ``("lr",)``.
+      fresh: The paths of parameters that PyTorch has no state for, because they were
+        frozen: they keep what they have in ``opt_state``.
 
     Returns:
       A state like ``opt_state``, of the same structure, dtypes and shardings. Under
@@ -65,36 +94,40 @@ def import_state(
 
     Raises:
       ValueError: For what does not fit, by key and path: missing or unknown keys, a
-        wrong shape or dtype, values that are not finite, a file that is damaged.
+        wrong shape or dtype, values that are not finite, a file that is damaged, numbers
+        that are not those of ``tx``.
       ImportError: For a path, where torch is missing.
 
     Examples:
       >>> import jax.numpy as jnp, numpy as np
       >>> from rmsprop_optax import dialects, interchange
       >>> slots = {"step": 30.0, "square_avg": np.array([4.0, 9.0], np.float32)}
-      >>> state_dict = {"state": {0: slots}, "param_groups": [{"params": [0]}]}
+      >>> groups = [{"params": [0], "lr": 1e-2, "alpha": 0.99, "eps": 1e-8}]
+      >>> state_dict = {"state": {0: slots}, "param_groups": groups}
       >>> tx = dialects.torch(lr=1e-2)
       >>> opt_state = tx.init({"scale": jnp.ones(2)})
-      >>> opt_state = interchange.torch.import_state(state_dict, opt_state)
+      >>> opt_state = interchange.torch.import_state(state_dict, opt_state, tx)
       >>> import optax
       >>> print(optax.tree.get(opt_state, "nu")["scale"])
       [4. 9.]
     """
     state_dict = _state_dict(foreign, key)
     groups, state = state_dict["param_groups"], state_dict["state"]
-    indices = [index for group in groups for index in group["params"]]
     current = read(opt_state)
     _check_momentum(groups, current)
-    where = places(current, _order(order, groups), convert)
-    if len(where) != len(indices):
-        raise ValueError(
-            f"The PyTorch state has {len(indices)} parameters, the optimizer state has "
-            f"{len(where)}: {[place.path for place in where]}."
-        )
-    check_keys(state, indices, indices, "`state` of the PyTorch state (by parameter)")
-    result = {slot: {} for slot in _SLOTS}
+    where = _places(groups, current, order, convert, "The PyTorch state")
+    ignored = check_ignored(ignore, _OPTIONS)
+    _compare(groups, where, configurations(tx, opt_state, current), ignored)
+    fresh_paths = _fresh(fresh, where, state)
+    taken = {
+        index: place
+        for index, place in where.items()
+        if place is not None and place.path not in fresh_paths
+    }
+    check_keys(state, list(taken), list(taken), "`state` of the PyTorch state")
+    result = {slot: dict(getattr(current, slot) or {}) for slot in _SLOTS}
     steps = {}
-    for index, place in zip(indices, where, strict=True):
+    for index, place in taken.items():
         arrays = _take_parameter(state[index], f"state[{index}]", place, current)
         steps[place.path] = arrays.pop("step")
         for slot, array in arrays.items():
@@ -117,9 +150,11 @@ def import_state(
 def export_state(
     opt_state: PyTree,
     like: Mapping[str, Any],
+    tx: optax.GradientTransformation,
     *,
     order: Order = None,
     convert: Convert | None = None,
+    ignore: Iterable[str] = (),
     step: int | None = None,
 ) -> dict[str, Any]:
     """Our state, in the form that ``optimizer.load_state_dict`` takes.
@@ -129,9 +164,11 @@ def export_state(
         `dialects.timm`, for timm).
       like: ``optimizer.state_dict()`` of the optimizer that is to go on: its parameter
         groups are kept, with their numbers.
+      tx: The transformation of the run, whose numbers must be those of ``like``.
       order: As for [`import_state`][rmsprop_optax.interchange.torch.import_state].
       convert: By path, a function that brings a NumPy array of our layout into
         PyTorch's.
+      ignore: As for `import_state`.
       step: How many updates the run has made, which PyTorch writes down and RMSprop
         does not use. None: as the state counts them; where nothing in it needs a count,
         as ``like`` says.
@@ -152,7 +189,7 @@ def export_state(
       >>> opt_state = tx.init({"scale": jnp.ones(2)})
       >>> _, opt_state = tx.update({"scale": jnp.array([20.0, 30.0])}, opt_state)
       >>> optimizer = torch.optim.RMSprop([torch.ones(2)], lr=1e-2)
-      >>> result = interchange.torch.export_state(opt_state, optimizer.state_dict())
+      >>> result = interchange.torch.export_state(opt_state, optimizer.state_dict(), tx)
       >>> optimizer.load_state_dict(result)
       >>> result["state"][0]["square_avg"]
       tensor([4., 9.])
@@ -161,13 +198,7 @@ def export_state(
     like = _state_dict(like, None)
     groups = [dict(group) for group in like["param_groups"]]
     current = read_for("PyTorch", opt_state)
-    where = places(current, _order(order, groups), convert)
-    indices = [index for group in groups for index in group["params"]]
-    if len(where) != len(indices):
-        raise ValueError(
-            f"`like` has {len(indices)} parameters, the optimizer state has "
-            f"{len(where)}: {[place.path for place in where]}."
-        )
+    where = _places(groups, current, order, convert, "`like`")
     state, injected = {}, current.hyperparams or {}
     count = current.updates if step is None else step
     if count is None:
@@ -179,7 +210,11 @@ def export_state(
     _check_momentum(groups, current)
     for group in groups:
         group.update({n: x for n, x in injected.items() if n in group})
-    for index, place in zip(indices, where, strict=True):
+    ignored = check_ignored(ignore, _OPTIONS)
+    _compare(groups, where, configurations(tx, opt_state, current), ignored)
+    for index, place in where.items():
+        if place is None:  # frozen there, and not held here
+            continue
         state[index] = {"step": torch.tensor(float(count))}
         for slot, name in _SLOTS.items():
             leaves = getattr(current, slot) or {}
@@ -241,23 +276,74 @@ def _load(path: str | PathLike[str], key: str | None) -> Any:
     return loaded[key]
 
 
-def _order(order: Order, groups: list[Any]) -> Iterable[str] | None:
+def _places(
+    groups: list[Any],
+    current: Slots,
+    order: Order,
+    convert: Convert | None,
+    whose: str,
+) -> dict[int, Place | None]:
+    """The place of each parameter by its number; None where we do not hold it."""
+    indices = [index for group in groups for index in group["params"]]
+    names = None
+    if all("param_names" in group for group in groups):
+        names = [name for group in groups for name in group["param_names"]]
+    paths = _order(order, names)
+    held = None if paths is None else [path for path in paths if path is not None]
+    where = places(current, held, convert, names)
+    given = len(where) if paths is None else len(paths)
+    if given != len(indices):
+        raise ValueError(
+            f"{whose} has {len(indices)} parameters, the optimizer state has {given}: "
+            f"{[place.path for place in where]}."
+        )
+    if paths is None:
+        return dict(zip(indices, where, strict=True))
+    by_path = {place.path: place for place in where}
+    return {
+        index: None if path is None else by_path[path]
+        for index, path in zip(indices, paths, strict=True)
+    }
+
+
+def _order(order: Order, names: list[str] | None) -> list[str | None] | None:
     """Paths in PyTorch's order; a mapping from path to name is turned around."""
     if not isinstance(order, Mapping):
-        return order
+        return None if order is None else list(order)
+    if names is None:
+        raise ValueError(
+            "A group has no `param_names`: PyTorch keeps names only if the optimizer was "
+            "built from `model.named_parameters()`. Give `order` as a list of paths."
+        )
     path_of = {name: path for path, name in order.items()}
-    for i, group in enumerate(groups):
-        if "param_names" not in group:
-            raise ValueError(
-                f"`param_groups[{i}]` has no `param_names`: PyTorch keeps names only if "
-                "the optimizer was built from `model.named_parameters()`. Give `order` "
-                "as a list of paths."
-            )
-    names = [name for group in groups for name in group["param_names"]]
     missing = [name for name in names if name not in path_of]
     if missing:
         raise ValueError(f"`order` has no path for PyTorch's parameters {missing}.")
     return [path_of[name] for name in names]
+
+
+def _fresh(
+    fresh: Iterable[str],
+    where: Mapping[int, Place | None],
+    state: Mapping[int, Any],
+) -> list[str]:
+    """The paths of ``fresh``, which are those that PyTorch has no state for."""
+    names = [fresh] if isinstance(fresh, str) else list(fresh)
+    paths = {place.path: index for index, place in where.items() if place is not None}
+    wrong = [name for name in names if name not in paths or paths[name] in state]
+    if wrong:
+        raise ValueError(
+            f"`fresh` names {wrong}, which the optimizer state does not hold, or PyTorch "
+            "has a state for."
+        )
+    frozen = [p for p, index in paths.items() if index not in state and p not in names]
+    if frozen:
+        raise ValueError(
+            f"`state` of the PyTorch state lacks an entry for {frozen}: these parameters "
+            f"never got a gradient. Give fresh={frozen} to keep what `opt_state` has for "
+            "them; or `order`, if they are other parameters."
+        )
+    return names
 
 
 def _take_parameter(
@@ -312,11 +398,35 @@ def _check_momentum(groups: list[Any], current: Slots) -> None:
         check_rate_place(current, inside, "PyTorch", "timm" if inside else "torch")
 
 
+def _compare(
+    groups: list[Any],
+    where: Mapping[int, Place | None],
+    configs: Configs,
+    ignore: Collection[str],
+) -> None:
+    """The numbers of each group are those that its parameters have here."""
+    for i, group in enumerate(groups):
+        of_timm = "lr_in_momentum" in group
+        options = dict(_OPTIONS)
+        if group.get("decoupled_decay", False):
+            options["weight_decay"] = "weight_decay"
+        if not group.get("momentum"):  # caution is of the momentum
+            options.pop("caution")
+        held = [where[index] for index in group["params"]]
+        theirs = [configs[place.path] for place in held if place is not None]
+        for config in {id(config): config for config in theirs}.values():
+            if of_timm:
+                check_formula(config, _TIMM, "`dialects.timm`")
+            else:
+                check_formula(config, _TORCH, "`dialects.torch`")
+            compare(group, config, options, ignore, f"`param_groups[{i}]`")
+
+
 def _check_groups(groups: list[Any], state: dict[int, dict[str, Any]]) -> None:
     """Each group's options are those of the slots that it is given."""
     for i, group in enumerate(groups):
         for option, name in (("momentum", "momentum_buffer"), ("centered", "grad_avg")):
-            for index in group["params"]:
+            for index in [n for n in group["params"] if n in state]:
                 check_slot(
                     f"`{name}` of parameter {index}",
                     name in state[index],

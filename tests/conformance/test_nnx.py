@@ -49,7 +49,9 @@ def test_keras_there_and_back(options: dict[str, Any]) -> None:
     model, optimizer = _trained(ro.rmsprop(0.1, **options))
     slots = [np.zeros(3, np.float32), np.zeros((2, 3), np.float32)]
     like = [0, 0.1, *(slots * (1 + len(options)))]
-    exported = interchange.keras.export_state(optimizer.opt_state, like, step=10)
+    exported = interchange.keras.export_state(
+        optimizer.opt_state, like, optimizer.tx, step=10
+    )
     _there_and_back(model, optimizer, interchange.keras, exported)
 
 
@@ -58,7 +60,9 @@ def test_torch_there_and_back() -> None:
     model, optimizer = _trained(dialects.torch(0.1, momentum=0.9))
     parameters = [torch.zeros(3), torch.zeros(2, 3)]
     like = torch.optim.RMSprop(parameters, lr=0.1, momentum=0.9).state_dict()
-    exported = interchange.torch.export_state(optimizer.opt_state, like, step=10)
+    exported = interchange.torch.export_state(
+        optimizer.opt_state, like, optimizer.tx, step=10
+    )
     _there_and_back(model, optimizer, interchange.torch, exported)
 
 
@@ -66,7 +70,7 @@ def _there_and_back(model: Any, optimizer: Any, framework: Any, exported: Any) -
     """An import into a new state gives the old one, and training goes on from it."""
     new = nnx.Optimizer(model, optimizer.tx, wrt=nnx.Param)
     order = ["bias", "kernel"]
-    imported = framework.import_state(exported, new.opt_state, order=order)
+    imported = framework.import_state(exported, new.opt_state, new.tx, order=order)
     assert jax.tree.structure(imported) == jax.tree.structure(optimizer.opt_state)
     held = jax.tree.leaves(optimizer.opt_state)
     for x, y in zip(jax.tree.leaves(imported), held, strict=True):

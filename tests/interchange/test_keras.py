@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import dialects, finalize, rmsprop
+from rmsprop_optax import accumulate_gradients, dialects, finalize, rmsprop
 from rmsprop_optax.interchange import keras as interchange
 from tests.interchange._runs import (
     HALF,
@@ -78,11 +78,6 @@ class Theirs:
             variable.assign(array)
 
 
-def _steps(options: dict[str, Any]) -> dict[str, Any]:
-    name = "gradient_accumulation_steps"
-    return {"order": ORDER, name: options.get(name)}
-
-
 @every_option
 def test_thirty_steps_there_and_thirty_here(options: dict[str, Any]) -> None:
     given = problem()
@@ -90,7 +85,7 @@ def test_thirty_steps_there_and_thirty_here(options: dict[str, Any]) -> None:
     tx = rmsprop(0.01, **options)
     params = {n: jnp.asarray(p) for n, p in theirs.params().items()}
     place = tx.init(params)
-    state = interchange.import_state(theirs.optimizer, place, **_steps(options))
+    state = interchange.import_state(theirs.optimizer, place, tx, order=ORDER)
     mine = train(tx, Run(params, state), given, HALF, WHOLE)
     theirs.train(given, HALF, WHOLE)
     assert_close(mine.params, theirs.params(), given)
@@ -108,7 +103,7 @@ def test_thirty_steps_here_and_thirty_there(options: dict[str, Any]) -> None:
     theirs = Theirs(mine.params, learning_rate=0.01, **options)
     step = HALF // options.get("gradient_accumulation_steps", 1)
     arrays = interchange.export_state(
-        mine.state, theirs.optimizer, step=step, **_steps(options)
+        mine.state, theirs.optimizer, tx, step=step, order=ORDER
     )
     theirs.load(arrays)
     theirs.train(given, HALF, WHOLE)
@@ -122,12 +117,12 @@ def test_there_and_back_again_loses_nothing(options: dict[str, Any]) -> None:
     theirs = Theirs(given.params, learning_rate=0.01, **options).train(given, 0, HALF)
     tx = rmsprop(0.01, **options)
     place = tx.init(given.params)
-    state = interchange.import_state(theirs.optimizer, place, **_steps(options))
-    arrays = interchange.export_state(state, theirs.optimizer, **_steps(options))
+    state = interchange.import_state(theirs.optimizer, place, tx, order=ORDER)
+    arrays = interchange.export_state(state, theirs.optimizer, tx, order=ORDER)
     for variable, array in zip(theirs.optimizer.variables, arrays, strict=True):
         np.testing.assert_array_equal(array, variable.value, err_msg=variable.path)
         assert array.dtype == variable.dtype
-    again = interchange.import_state(arrays, place, **_steps(options))
+    again = interchange.import_state(arrays, place, tx, order=ORDER)
     assert_same_bits(again, state)
 
 
@@ -139,7 +134,7 @@ def test_a_schedule_goes_on_where_it_was() -> None:
     theirs.train(given, 0, HALF)
     tx = rmsprop(optax.exponential_decay(0.02, 11, 0.5, staircase=True), momentum=0.9)
     params = {n: jnp.asarray(p) for n, p in theirs.params().items()}
-    state = interchange.import_state(theirs.optimizer, tx.init(params), order=ORDER)
+    state = interchange.import_state(theirs.optimizer, tx.init(params), tx, order=ORDER)
     mine = train(tx, Run(params, state), given, HALF, WHOLE)
     assert_close(mine.params, theirs.train(given, HALF, WHOLE).params(), given)
 
@@ -151,12 +146,12 @@ def test_an_assigned_learning_rate_travels() -> None:
     theirs.optimizer.learning_rate = 0.0025
     tx = optax.inject_hyperparams(rmsprop)(learning_rate=0.5, momentum=0.9)
     params = {n: jnp.asarray(p) for n, p in theirs.params().items()}
-    state = interchange.import_state(theirs.optimizer, tx.init(params), order=ORDER)
+    state = interchange.import_state(theirs.optimizer, tx.init(params), tx, order=ORDER)
     assert float(state.hyperparams["learning_rate"]) == np.float32(0.0025)
     mine = train(tx, Run(params, state), given, HALF, WHOLE)
     assert_close(mine.params, theirs.train(given, HALF, WHOLE).params(), given)
     mine.state.hyperparams["learning_rate"] = jnp.asarray(0.125)
-    arrays = interchange.export_state(mine.state, theirs.optimizer, order=ORDER)
+    arrays = interchange.export_state(mine.state, theirs.optimizer, tx, order=ORDER)
     assert arrays[1] == np.float32(0.125)
 
 
@@ -178,13 +173,13 @@ def test_keras_s_own_files(tmp_path: Path, name: str) -> None:
     tx = rmsprop(0.01, momentum=0.9, centered=True)
     place = tx.init({"bias": jnp.zeros(1), "kernel": jnp.zeros((3, 1))})
     order = ["kernel", "bias"]
-    state = interchange.import_state(path, place, order=order)
+    state = interchange.import_state(path, place, tx, order=order)
     assert_same_bits(
-        state, interchange.import_state(theirs.optimizer, place, order=order)
+        state, interchange.import_state(theirs.optimizer, place, tx, order=order)
     )
     grads = {"bias": jnp.ones(1), "kernel": jnp.ones((3, 1))}
     _, state = tx.update(grads, state)
-    arrays = interchange.export_state(state, path, order=order, step=4)
+    arrays = interchange.export_state(state, path, tx, order=order, step=4)
     interchange.save_state(arrays, path)
     assert [p.name for p in tmp_path.iterdir()] == [name]
     if name.endswith(".keras"):
@@ -198,6 +193,83 @@ def test_keras_s_own_files(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(loaded.layers[0].kernel, theirs.layers[0].kernel)
 
 
+def test_names_of_variables_tell_which_is_which(tmp_path: Path) -> None:
+    keras = peer("keras", "keras")
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(3, name="one"), keras.layers.Dense(3)]
+    )
+    model.add(keras.layers.LayerNormalization(name="norm"))
+    model.compile(keras.optimizers.RMSprop(0.01), "mse")
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    model.fit(x, np.zeros_like(x), verbose=0)
+    names = [v.path.split("/", 1)[1] for v in model.trainable_variables]
+    tx = rmsprop(0.01)
+    params: dict[str, Any] = {}
+    for name in reversed(names):  # ours are sorted, Keras's are not
+        layer, leaf = name.split("/")
+        shape = (3, 3) if leaf == "kernel" else (3,)
+        params.setdefault(layer, {})[leaf] = jnp.zeros(shape)
+    state = interchange.import_state(model.optimizer, tx.init(params), tx)
+    nu = optax.tree.get(state, "nu")
+    for name, velocity in zip(names, model.optimizer._velocities, strict=True):
+        layer, leaf = name.split("/")
+        np.testing.assert_array_equal(nu[layer][leaf], velocity.value, err_msg=name)
+    # Other names, or none as in a file: what could be exchanged is refused.
+    norm = {"bias": jnp.zeros(3), "scale": jnp.ones(3)}
+    norm_in_keras = keras.layers.LayerNormalization()
+    norm_in_keras.build((1, 3))
+    optimizer = keras.optimizers.RMSprop(0.01)
+    optimizer.build(norm_in_keras.trainable_variables)
+    for foreign in (optimizer, [v.value for v in optimizer.variables]):
+        with pytest.raises(ValueError, match=r"Which of \['bias', 'scale'\] comes first"):
+            interchange.import_state(foreign, tx.init(norm), tx)
+    interchange.import_state(optimizer, tx.init(norm), tx, order=["scale", "bias"])
+    adam = keras.optimizers.Adam(0.01)
+    adam.build(norm_in_keras.trainable_variables)
+    tx = rmsprop(0.01, momentum=0.9)
+    with pytest.raises(ValueError, match="is no RMSprop"):
+        interchange.import_state(adam, tx.init(norm), tx)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_numbers_are_compared(tmp_path: Path) -> None:
+    keras = peer("keras", "keras")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    arguments = dict(rho=0.8, clipnorm=2.0, use_ema=True)
+    model.compile(keras.optimizers.RMSprop(0.01, **arguments), "mse")
+    model.fit(np.ones((8, 3)), np.ones((8, 1)), verbose=0)
+    model.save(tmp_path / "run.keras")
+    model.optimizer.learning_rate = 0.005  # not what it was compiled with
+    params = {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1)}
+    order = ["kernel", "bias"]
+    for foreign, rate in ((tmp_path / "run.keras", 0.01), (model.optimizer, 0.005)):
+        right = rmsprop(rate, **arguments)
+        interchange.import_state(foreign, right.init(params), right, order=order)
+        for option, other in (
+            ("rho", rmsprop(rate, **arguments | {"rho": 0.9})),
+            ("clipnorm", rmsprop(rate, 0.8, use_ema=True)),
+            ("ema_momentum", rmsprop(rate, **arguments, ema_momentum=0.9)),
+            ("learning_rate", rmsprop(0.1, **arguments)),
+        ):
+            words = rf"`{option}` of the Keras run is .*ignore=\('{option}',\)"
+            place = other.init(params)
+            with pytest.raises(ValueError, match=words):
+                interchange.import_state(foreign, place, other, order=order)
+            with pytest.raises(ValueError, match=words):
+                interchange.export_state(place, foreign, other, order=order)
+            interchange.import_state(foreign, place, other, order=order, ignore=[option])
+    nesterov = rmsprop(0.005, **arguments, momentum=0.9, nesterov=True)
+    with pytest.raises(ValueError, match=r"nesterov=False.*nesterov=True"):
+        _import([*VARIABLES[:2], *[VARIABLES[2]] * 3], nesterov)
+    model.compile("adam", "mse")
+    model.fit(np.ones((8, 3)), np.ones((8, 1)), verbose=0)
+    model.save(tmp_path / "adam.keras")
+    tx = rmsprop(0.001, momentum=0.9)
+    place = tx.init(params)
+    with pytest.raises(ValueError, match="holds the optimizer Adam, no RMSprop"):
+        interchange.import_state(tmp_path / "adam.keras", place, tx, order=order)
+
+
 def _file(path: Path, arrays: list[Any]) -> Path:
     with h5py.File(path, "w") as file:
         for i, array in enumerate(arrays):
@@ -208,19 +280,19 @@ def _file(path: Path, arrays: list[Any]) -> Path:
 VARIABLES = [np.int32(30), np.float32(0.01), np.ones((2, 3), np.float32)]
 
 
-def _place(**arguments: Any) -> Any:
-    return rmsprop(0.01, **arguments).init({"w": jnp.zeros((2, 3))})
+def _import(foreign: Any, tx: Any = None, **given: Any) -> Any:
+    tx = rmsprop(0.01) if tx is None else tx
+    opt_state = tx.init({"w": jnp.zeros((2, 3))})
+    return interchange.import_state(foreign, opt_state, tx, **given)
 
 
 def test_damaged_files_are_errors_that_name_them(tmp_path: Path) -> None:
     whole = _file(tmp_path / "whole.weights.h5", VARIABLES)
-    assert float(
-        optax.tree.get(interchange.import_state(whole, _place()), "nu")["w"][0, 0]
-    )
+    assert float(optax.tree.get(_import(whole), "nu")["w"][0, 0])
     cut = tmp_path / "cut.weights.h5"
     cut.write_bytes(whole.read_bytes()[:900])
     with pytest.raises(ValueError, match=r"cut\.weights\.h5' can't be read"):
-        interchange.import_state(cut, _place())
+        _import(cut)
     before = cut.read_bytes()
     with pytest.raises(ValueError, match=r"cut\.weights\.h5' can't be read"):
         interchange.save_state(VARIABLES, cut)
@@ -228,18 +300,18 @@ def test_damaged_files_are_errors_that_name_them(tmp_path: Path) -> None:
     zipped = tmp_path / "cut.keras"
     zipped.write_bytes(b"PK\x03\x04 this is no archive")
     with pytest.raises(ValueError, match=r"cut\.keras' can't be read"):
-        interchange.import_state(zipped, _place())
+        _import(zipped)
     with h5py.File(tmp_path / "none.weights.h5", "w"):
         pass
     with pytest.raises(ValueError, match="holds no optimizer"):
-        interchange.import_state(tmp_path / "none.weights.h5", _place())
+        _import(tmp_path / "none.weights.h5")
     with pytest.raises(ValueError, match="optimizer variables of other shapes"):
         interchange.save_state(VARIABLES[:2], whole)
     gap = tmp_path / "gap.weights.h5"
     with h5py.File(_file(gap, VARIABLES), "r+") as file:
         file.move("optimizer/vars/1", "optimizer/vars/7")
     with pytest.raises(ValueError, match=r"lacks 'optimizer/vars' \['1'\]"):
-        interchange.import_state(gap, _place())
+        _import(gap)
 
 
 def test_a_file_cannot_point_into_another(tmp_path: Path) -> None:
@@ -257,7 +329,7 @@ def test_a_file_cannot_point_into_another(tmp_path: Path) -> None:
         with pytest.raises(
             ValueError, match=r"optimizer/vars/2.*not an array of its own"
         ):
-            interchange.import_state(path, _place())
+            _import(path)
 
 
 @pytest.mark.parametrize(
@@ -278,34 +350,37 @@ def test_a_file_cannot_point_into_another(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_named(variables: Any, words: str) -> None:
     with pytest.raises(ValueError, match=r"\w") as raised:
-        interchange.import_state(variables, _place())
+        _import(variables)
     assert words in str(raised.value)
 
 
 def test_a_learning_rate_that_is_none() -> None:
     tx = optax.inject_hyperparams(rmsprop, static_args="momentum")(learning_rate=0.1)
-    place = tx.init({"w": jnp.zeros((2, 3))})
     with pytest.raises(ValueError, match="`learning_rate` of the Keras state"):
-        interchange.import_state([1, np.float32(np.nan), VARIABLES[2]], place)
+        _import([1, np.float32(np.nan), VARIABLES[2]], tx)
 
 
 def test_the_mapping_of_save_own_variables() -> None:
     store = {str(i): v for i, v in enumerate(VARIABLES)}
-    state = interchange.import_state(store, _place())
-    assert_same_bits(state, interchange.import_state(VARIABLES, _place()))
+    assert_same_bits(_import(store), _import(VARIABLES))
 
 
 def test_what_is_told_apart() -> None:
-    state = _place(gradient_accumulation_steps=2)
-    with pytest.raises(ValueError, match="give `gradient_accumulation_steps`"):
-        interchange.import_state([*VARIABLES, VARIABLES[2]], state)
+    tx: Any = accumulate_gradients(rmsprop(0.01), 2)
+    with pytest.raises(ValueError, match=r"`gradient_accumulation_steps` of `rmsprop`"):
+        _import([*VARIABLES, VARIABLES[2]], tx)
+    injected = optax.inject_hyperparams(rmsprop, static_args=("momentum", "epsilon"))
+    tx = injected(0.01, gradient_accumulation_steps=4)
+    state = _import([np.int32(9), *VARIABLES[1:], VARIABLES[2]], tx)
+    assert optax.tree.get(state, "AccumulateGradientsState").count == 1
     params = {"w": jnp.zeros((2, 3))}
     for tx, words in (
         (dialects.torch(momentum=0.9), r"learning rate inside.*`dialects\.keras`"),
         (rmsprop(skip_nonfinite=True), "no place for the count of skipped steps"),
     ):
         with pytest.raises(ValueError, match=words):
-            interchange.export_state(tx.init(params), VARIABLES)
+            interchange.export_state(tx.init(params), VARIABLES, tx)
     transposed = [*VARIABLES[:2], np.ones((3, 2), np.float32)]
+    tx = rmsprop(0.01)
     with pytest.raises(ValueError, match=r"`velocity` of 'w' has shape \(2, 3\)"):
-        interchange.export_state(_place(), transposed)
+        interchange.export_state(tx.init(params), transposed, tx)

@@ -1,0 +1,108 @@
+"""The numbers that a run was made with, beside those of the transformation."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import optax
+from jax.core import Tracer
+
+from rmsprop_optax._config import RmspropConfig, is_on
+from rmsprop_optax._configurations import visit_configurations
+from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.interchange._foreign import as_number
+from rmsprop_optax.interchange._slots import Slots, parameters_like
+
+Configs = Mapping[str, RmspropConfig]
+
+
+def configurations(
+    tx: optax.GradientTransformation, opt_state: PyTree, current: Slots
+) -> dict[str, RmspropConfig]:
+    """The configuration that each parameter of a state is trained with, by path."""
+    config = getattr(tx, "config", None)
+    if isinstance(config, RmspropConfig):
+        return dict.fromkeys(current.nu, config)
+    found: dict[str, RmspropConfig] = {}
+
+    def add(config: RmspropConfig, paths: list[str]) -> None:
+        found.update(dict.fromkeys(paths, config))
+
+    visit_configurations(tx, parameters_like(opt_state), add)
+    unknown = [path for path in current.nu if path not in found]
+    if unknown:
+        raise ValueError(
+            f"No `rmsprop` and no dialect in `tx` trains {unknown}, so the numbers of "
+            "the run can't be compared with those of `tx`. Build it with a dialect: "
+            "`dialects.optax` in the place of `optax.rmsprop`."
+        )
+    return found
+
+
+def check_ignored(ignore: Iterable[str], known: Collection[str]) -> frozenset[str]:
+    """The names in ``ignore``, all of which the framework has."""
+    names = [ignore] if isinstance(ignore, str) else list(ignore)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"`ignore` names {unknown}, the run has {sorted(known)}.")
+    return frozenset(names)
+
+
+def compare(
+    theirs: Mapping[str, Any],
+    config: RmspropConfig,
+    options: Mapping[str, str],
+    ignore: Collection[str],
+    where: str,
+) -> None:
+    """Raises an error for a number of the run that is another one here.
+
+    Schedules, and numbers that `optax.inject_hyperparams` keeps in the state, are not
+    compared.
+
+    Args:
+      theirs: The numbers of the run, by the framework's own names.
+      config: What the transformation was built with.
+      options: From the framework's names to those of the configuration.
+      ignore: Names of the framework's that may differ.
+      where: What has these numbers, for the message.
+    """
+    for name, option in options.items():
+        ours = getattr(config, option)
+        if name not in theirs or name in ignore or callable(ours):
+            continue
+        value = _plain(theirs[name], f"`{name}` of {where}")
+        if isinstance(ours, Tracer) or _same(value, ours):
+            continue
+        raise ValueError(
+            f"`{name}` of {where} is {value!r}, and `tx` was built with "
+            f"{config.argument(option)}={ours!r}. Build it with the numbers of the run; "
+            f"or give ignore=({name!r},) to go on with those of `tx`."
+        )
+
+
+def check_formula(
+    config: RmspropConfig, formula: Mapping[str, Any], dialect: str
+) -> None:
+    """Raises an error where the transformation has another update than the framework."""
+    for option, value in formula.items():
+        ours = getattr(config, option)
+        if not isinstance(ours, Tracer) and not _same(value, ours):
+            raise ValueError(
+                f"The run is one of {dialect}, with {option}={value!r}; `tx`, "
+                f"{config.source}, has {config.argument(option)}={ours!r}. Build it with "
+                f"{dialect}."
+            )
+
+
+def _plain(value: Any, key: str) -> Any:
+    """None and flags as they are; else a finite number."""
+    return value if value is None or isinstance(value, bool) else as_number(value, key)
+
+
+def _same(theirs: Any, ours: Any) -> bool:
+    """Whether two numbers are one; None, False and 0 all switch an option off."""
+    if not is_on(theirs) or not is_on(ours):
+        return not is_on(theirs) and not is_on(ours)
+    # A framework may have rounded its own to float32.
+    return math.isclose(float(theirs), float(ours), rel_tol=1e-6)
