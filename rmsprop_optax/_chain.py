@@ -23,7 +23,7 @@ from rmsprop_optax.transforms._loss_scale import unscale_loss
 from rmsprop_optax.transforms._missing import zeros_for_missing
 from rmsprop_optax.transforms._scale_by_rms import scale_by_rms
 from rmsprop_optax.transforms._scale_by_stddev import scale_by_stddev
-from rmsprop_optax.transforms._weight_decay import decay_weights
+from rmsprop_optax.transforms._weight_decay import decay_weights, masked_by_params
 from rmsprop_optax.wrappers._accumulation import accumulate_gradients
 from rmsprop_optax.wrappers._cautious import cautious
 from rmsprop_optax.wrappers._precision import in_float32, keep_update_dtypes
@@ -42,8 +42,6 @@ class Rmsprop(optax.GradientTransformationExtraArgs):
 def build(config: RmspropConfig) -> Rmsprop:
     """The transformation of a configuration."""
     step = optax.chain(*_gradient(config), *_descent(config), *_decay(config))
-    if config.split_complex:
-        step = split_complex(step)
     step = in_float32(step)
     if config.storage is not None:
         step = low_precision(step, config.storage)
@@ -74,7 +72,8 @@ def _gradient(config: RmspropConfig) -> Stages:
     if config.global_clipnorm is not None:
         yield clip_by_global_norm(config.global_clipnorm, axis_name=axis_name)
     if is_on(config.coupled_decay):
-        yield optax.add_decayed_weights(config.coupled_decay)
+        penalty = optax.add_decayed_weights(config.coupled_decay)
+        yield masked_by_params(penalty, config.weight_decay_mask)
 
 
 def _descent(config: RmspropConfig) -> Stages:
@@ -92,7 +91,11 @@ def _descent(config: RmspropConfig) -> Stages:
     if is_on(config.momentum):
         momentum = optax.trace(config.momentum, config.nesterov)
         stages.insert(2 if config.lr_in_momentum else 1, momentum)
-    yield from [cautious(optax.chain(*stages))] if config.cautious else stages
+    if config.cautious:
+        stages = [cautious(optax.chain(*stages))]
+    if config.split_complex:
+        stages = [split_complex(optax.chain(*stages))]
+    yield from stages
 
 
 def _decay(config: RmspropConfig) -> Stages:
@@ -116,6 +119,7 @@ def _average(config: RmspropConfig) -> Stages:
                 config.ema_momentum,
                 config.ema_overwrite_frequency,
                 1 if every_k is None else every_k,
+                config.ema_from_initial,
             )
         )
 

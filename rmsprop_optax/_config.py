@@ -101,7 +101,7 @@ class RmspropConfig:
         "The weight of the decoupled weight decay.", check_number_or_schedule, None
     )
     weight_decay_mask: Mask | None = _option(
-        "Which parameters decay, decoupled.", check_parameter_mask, None
+        "Which parameters decay.", check_parameter_mask, None
     )
     decay_rate: LearningRate | None = _option(
         "The rate of the decoupled decay; None: the learning rate.",
@@ -123,6 +123,9 @@ class RmspropConfig:
         "After how many iterations the weights become the average.",
         partial(check_whole_number, least=1),
         None,
+    )
+    ema_from_initial: bool = _option(
+        "Whether that average starts at the initial weights.", check_flag, False
     )
     loss_scale_factor: Scalar | None = _option(
         "What gradients are divided by.", check_positive, None
@@ -207,8 +210,12 @@ class RmspropConfig:
                 "clipnorm, global_clipnorm or skip_nonfinite",
                 measures or self.skip_nonfinite,
             ),
-            ("weight_decay_mask", "weight_decay", is_on(self.weight_decay)),
-            ("nesterov", "momentum", is_on(self.momentum)),
+            (
+                "weight_decay_mask",
+                "weight_decay",
+                is_on(self.weight_decay) or is_on(self.coupled_decay),
+            ),
+            ("nesterov", "momentum", self.momentum is not None),
         ):
             if not has_effect:
                 default = getattr(type(self), option)

@@ -116,7 +116,7 @@ def _gradient_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
         yield f"g = g min(1, {limit} / ‖all g‖)", "all leaves clipped by one factor"
     if is_on(f.coupled_decay):
         decayed = f"g = g + {_weight(f.coupled_decay)} p"
-        yield decayed, "coupled weight decay, before all else"
+        yield decayed, f"coupled weight decay{_of_mask(f)}, before all else"
 
 
 def _moment_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
@@ -143,11 +143,8 @@ def _moment_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
 def _descent_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
     if is_on(f.weight_decay):
         rate = "η²/η_max" if f.decay_rate is not None else _rate(f.learning_rate)
-        which = (
-            " of the parameters in the mask" if f.weight_decay_mask is not None else ""
-        )
         decayed = f"p = (1 - {rate} {_weight(f.weight_decay)}) p"
-        yield decayed, f"decoupled weight decay{which}"
+        yield decayed, f"decoupled weight decay{_of_mask(f)}"
     rate = _rate(f.learning_rate)
     if not is_on(f.momentum):
         yield f"p = p - {rate} g / s", ""
@@ -168,7 +165,9 @@ def _parameter_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
         yield "η(t)", "the learning rate at call t, from 0"
     if f.use_ema:
         beta = f.ema_momentum
-        yield f"a = {_number(beta)} a + {_rest(beta)} p", "average: `finalize` returns it"
+        first = ", from the initial p" if f.ema_from_initial else ""
+        words = f"average{first}: `finalize` returns it"
+        yield f"a = {_number(beta)} a + {_rest(beta)} p", words
     if f.ema_overwrite_frequency is not None:
         yield "p = a", f"every {_number(f.ema_overwrite_frequency)} iterations"
     if f.split_complex:
@@ -179,6 +178,10 @@ def _parameter_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
         yield "moments", f"stored as {kind}, {storage.rounding} rounding"
     if f.skip_nonfinite:
         yield "g infinite or NaN", "the call is dropped"
+
+
+def _of_mask(f: RmspropConfig) -> str:
+    return "" if f.weight_decay_mask is None else " of the parameters in the mask"
 
 
 def _rate(rate: Any) -> str:

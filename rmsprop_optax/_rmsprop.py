@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig
+from rmsprop_optax._foundation._arguments import factory
 from rmsprop_optax._foundation._types import (
     AxisName,
     Count,
@@ -15,6 +16,7 @@ from rmsprop_optax._foundation._types import (
 from rmsprop_optax.storage import Storage
 
 
+@factory("rmsprop")
 def rmsprop(
     learning_rate: LearningRate = 0.001,
     rho: Scalar = 0.9,
@@ -66,9 +68,9 @@ def rmsprop(
     moments, momentum, decay and average.
 
     Args:
-      learning_rate: $η$: a number or scalar array; an Optax schedule, called with the
-        number of calls of ``update`` so far; or a callable without arguments, read at
-        every step, also from a compiled one. JAX has no callbacks in a branch under
+      learning_rate: $η$: a number, or an array of shape () or (1,); an Optax schedule,
+        called with the number of calls of ``update`` so far; or a callable without
+        arguments, read at every step, also from a compiled one. JAX has no callbacks in a branch under
         `jax.vmap` or `jax.checkpoint`: there, with accumulation, ``skip_nonfinite`` or a
         dynamic loss scale, use `optax.inject_hyperparams`.
       rho: $ρ$, the decay of the mean square, in [0, 1).
@@ -96,7 +98,7 @@ def rmsprop(
         gradient. The schedule sees calls: the t-th update (from 0) uses its value at
         t k + k - 1. The average of the weights moves at every call, as in Keras, and
         its iterations are calls // k.
-      nesterov: Whether the momentum is Nesterov's; needs ``momentum``.
+      nesterov: Whether the momentum is Nesterov's; needs ``momentum``, which may be 0.
       weight_decay_mask: Which parameters decay: a tree of booleans, or a function of the
         parameters that returns one, such as ``exclude_paths("bias", "norm")``.
       eps_in_sqrt: False adds $ε$ outside the root, as PyTorch does.

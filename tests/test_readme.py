@@ -58,7 +58,7 @@ def test_files_that_are_linked_exist(name: str) -> None:
 # Beside the parameters and their groups, what a framework's line says, ours says too.
 SAME_ARGUMENTS = {
     "keras.optimizers.RMSprop": "rmsprop",
-    "tf.keras.optimizers.RMSprop": "rmsprop",
+    "tf.keras.optimizers.RMSprop": "dialects.tf_keras_2_11",
     "tf.keras.optimizers.legacy.RMSprop": "dialects.tf_keras",
     "tf.compat.v1.train.RMSPropOptimizer": "dialects.tf1",
     "torch.optim.RMSprop": "dialects.torch",

@@ -200,3 +200,13 @@ def test_public_names_are_documented(documented: Any) -> None:
         assert "Returns:\n" in text or "-> None" in str(inspect.signature(documented))
     elif getattr(documented, "_fields", True):  # a state may be empty
         assert "Attributes:\n" in text or "Args:\n" in text
+
+
+def test_nesterov_in_a_sweep_over_the_momentum() -> None:
+    """A momentum of 0 is no momentum, Nesterov's or not."""
+    grads, params = jnp.array([3.0, -2.0]), jnp.ones(2)
+    plain = rmsprop(0.1)
+    expected, _ = plain.update(grads, plain.init(params))
+    for tx in (rmsprop(0.1, momentum=0.0, nesterov=True), rmsprop(0.1, momentum=0)):
+        updates, _ = tx.update(grads, tx.init(params))
+        np.testing.assert_array_equal(updates, expected)

@@ -33,11 +33,18 @@ def as_schedule(
       TypeError: For a callable of more than one argument, or what is not a number.
     """
     if not callable(learning_rate):
-        check_non_negative(name, learning_rate)
-        return lambda count: learning_rate
+        number = _scalar(learning_rate)
+        check_non_negative(name, number)
+        return lambda count: number
     if count_required_arguments(name, learning_rate) == 1:
-        return cast(Schedule, learning_rate)
+        schedule = cast(Schedule, learning_rate)
+        return lambda count: _scalar(schedule(count))
     return _live(cast(Callable[[], Any], learning_rate))
+
+
+def _scalar(rate: Any) -> Any:
+    """A rate of shape (1,), which PyTorch and Optax take too, as a scalar."""
+    return rate.reshape(()) if getattr(rate, "shape", None) == (1,) else rate
 
 
 def is_schedule(rate: Any, name: str = "learning_rate") -> bool:
@@ -53,7 +60,7 @@ def check_learning_rate(name: str, value: Any) -> None:
 def check_number_or_schedule(name: str, value: Any) -> None:
     """A number of at least 0, or a schedule."""
     if not is_schedule(value, name):
-        check_non_negative(name, value)
+        check_non_negative(name, _scalar(value))
 
 
 def _live(read: Callable[[], Any]) -> Callable[[Any], Any]:
@@ -63,7 +70,7 @@ def _live(read: Callable[[], Any]) -> Callable[[Any], Any]:
         del count
         dtype = jnp.result_type(float)
         return io_callback(
-            lambda: np.asarray(read(), dtype), jax.ShapeDtypeStruct((), dtype)
+            lambda: _scalar(np.asarray(read(), dtype)), jax.ShapeDtypeStruct((), dtype)
         )
 
     return value_now

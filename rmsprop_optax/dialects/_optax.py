@@ -2,11 +2,13 @@
 
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig, is_on
+from rmsprop_optax._foundation._arguments import factory
 from rmsprop_optax._foundation._checks import check_flag
 from rmsprop_optax._foundation._types import LearningRate, Scalar
 from rmsprop_optax.storage import Storage
 
 
+@factory("dialects.optax")
 def optax(
     learning_rate: LearningRate,
     decay: Scalar = 0.9,

@@ -2,10 +2,12 @@
 
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig
+from rmsprop_optax._foundation._arguments import factory
 from rmsprop_optax._foundation._types import LearningRate, Scalar
 from rmsprop_optax.storage import Storage
 
 
+@factory("dialects.tf1")
 def tf1(
     learning_rate: LearningRate,
     decay: Scalar = 0.9,

@@ -2,6 +2,7 @@
 
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig, is_on
+from rmsprop_optax._foundation._arguments import factory
 from rmsprop_optax._foundation._checks import check_non_negative
 from rmsprop_optax._foundation._schedules import as_schedule, check_learning_rate
 from rmsprop_optax._foundation._types import LearningRate, Scalar, Schedule
@@ -10,6 +11,7 @@ from rmsprop_optax.storage import Storage
 _DEFAULT_EPSILON = 1e-7
 
 
+@factory("dialects.tf_keras")
 def tf_keras(
     learning_rate: LearningRate = 0.001,
     rho: Scalar = 0.9,
@@ -40,7 +42,8 @@ def tf_keras(
 
     What differs from Keras 3: *without* momentum $ε$ is outside the root. From
     2.11 on the class is called `tf.keras.optimizers.legacy.RMSprop` (and lives in the
-    package tf_keras); what took its name then is [`rmsprop`][rmsprop_optax.rmsprop].
+    package tf_keras); what took its name then is
+    [`tf_keras_2_11`][rmsprop_optax.dialects].
 
     Args:
       learning_rate: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes.

@@ -4,16 +4,18 @@ from typing import Any
 
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig, is_on
+from rmsprop_optax._foundation._arguments import factory
 from rmsprop_optax._foundation._checks import (
     check_flag,
     check_has_effect,
     check_positive,
 )
 from rmsprop_optax._foundation._schedules import as_schedule, check_learning_rate
-from rmsprop_optax._foundation._types import LearningRate, Scalar
+from rmsprop_optax._foundation._types import LearningRate, Mask, Scalar
 from rmsprop_optax.storage import Storage
 
 
+@factory("dialects.timm")
 def timm(
     lr: LearningRate = 1e-2,
     alpha: Scalar = 0.9,
@@ -28,6 +30,7 @@ def timm(
     foreach: bool | None = None,
     *,
     max_lr: Scalar | None = None,
+    weight_decay_mask: Mask | None = None,
     moment_storage: Storage = None,
 ) -> Rmsprop:
     r"""`timm.optim.RMSpropTF`, with its arguments and its numbers.
@@ -58,6 +61,8 @@ def timm(
       foreach: Accepted, and without effect: XLA fuses the leaves as it sees fit.
       max_lr: $η_{max}$. timm takes the ``lr`` that its constructor got; give it
         where ``lr`` is a callable. Not an argument of timm.
+      weight_decay_mask: Which parameters decay, as of [`rmsprop`][rmsprop_optax.rmsprop]:
+        in the place of a parameter group without decay.
       moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:

@@ -2,10 +2,12 @@
 
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig
-from rmsprop_optax._foundation._types import LearningRate, Scalar
+from rmsprop_optax._foundation._arguments import factory
+from rmsprop_optax._foundation._types import LearningRate, Mask, Scalar
 from rmsprop_optax.storage import Storage
 
 
+@factory("dialects.torch")
 def torch(
     lr: LearningRate = 1e-2,
     alpha: Scalar = 0.99,
@@ -18,6 +20,7 @@ def torch(
     maximize: bool = False,
     differentiable: bool = False,
     *,
+    weight_decay_mask: Mask | None = None,
     moment_storage: Storage = None,
 ) -> Rmsprop:
     r"""`torch.optim.RMSprop`, with its arguments and its numbers.
@@ -50,6 +53,8 @@ def torch(
       foreach: Accepted, and without effect: XLA fuses the leaves as it sees fit.
       maximize: Whether to go up the gradient.
       differentiable: Accepted, and without effect: JAX derives through any step.
+      weight_decay_mask: Which parameters decay, as of [`rmsprop`][rmsprop_optax.rmsprop]:
+        in the place of a parameter group without decay.
       moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:

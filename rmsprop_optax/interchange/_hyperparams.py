@@ -2,33 +2,38 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+import jax
 import optax
 from jax.core import Tracer
 
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import visit_configurations
+from rmsprop_optax._foundation._trees import leaves_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import as_number
 from rmsprop_optax.interchange._slots import Slots, parameters_like
 
 Configs = Mapping[str, RmspropConfig]
 
+_NO_MASK: dict[str, Any] = {"weight_decay_mask": None, "decay_rate": None}
+
 
 def configurations(
     tx: optax.GradientTransformation, opt_state: PyTree, current: Slots
 ) -> dict[str, RmspropConfig]:
     """The configuration that each parameter of a state is trained with, by path."""
-    config = getattr(tx, "config", None)
-    if isinstance(config, RmspropConfig):
-        return dict.fromkeys(current.nu, config)
     found: dict[str, RmspropConfig] = {}
+    params = parameters_like(opt_state)
 
     def add(config: RmspropConfig, paths: list[str]) -> None:
-        found.update(dict.fromkeys(paths, config))
+        excluded = _excluded(config, params)
+        alone = replace(config, coupled_decay=None, weight_decay=None, **_NO_MASK)
+        found.update({path: alone if path in excluded else config for path in paths})
 
-    visit_configurations(tx, parameters_like(opt_state), add)
+    visit_configurations(tx, params, add)
     unknown = [path for path in current.nu if path not in found]
     if unknown:
         raise ValueError(
@@ -37,6 +42,15 @@ def configurations(
             "`dialects.optax` in the place of `optax.rmsprop`."
         )
     return found
+
+
+def _excluded(config: RmspropConfig, params: PyTree) -> set[str]:
+    """The paths of the parameters that the mask keeps from decaying."""
+    mask = config.weight_decay_mask
+    if mask is None:
+        return set()
+    flags = jax.tree.broadcast(mask(params) if callable(mask) else mask, params)
+    return {path_of(keys) for keys, decays in leaves_with_keys(flags) if not decays}
 
 
 def check_ignored(ignore: Iterable[str], known: Collection[str]) -> frozenset[str]:

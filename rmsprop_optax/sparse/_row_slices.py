@@ -19,8 +19,18 @@ from rmsprop_optax.sparse._tables import (
 )
 
 
+class _NamesRemedy(type):
+    """JAX prints the class in its errors about trees that do not match."""
+
+    def __repr__(cls) -> str:
+        return (
+            "RowSlices, rows of a table: wrap the transformation in "
+            "`rmsprop_optax.sparse.lazy`, or call `to_dense()` on the gradient"
+        )
+
+
 @jax.tree_util.register_pytree_with_keys_class
-class RowSlices:
+class RowSlices(metaclass=_NamesRemedy):
     """Some rows of a gradient; all other rows are zero.
 
     The counterpart of TensorFlow's ``IndexedSlices``. `rmsprop`, the dialects and any

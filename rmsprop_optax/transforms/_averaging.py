@@ -8,7 +8,11 @@ import optax
 
 from rmsprop_optax import rules
 from rmsprop_optax._foundation._alignment import check_has_params, check_parameters
-from rmsprop_optax._foundation._checks import check_closed_decay, check_whole_number
+from rmsprop_optax._foundation._checks import (
+    check_closed_decay,
+    check_flag,
+    check_whole_number,
+)
 from rmsprop_optax._foundation._dtypes import as_number, cast, real_like, wide_dtype
 from rmsprop_optax._foundation._leafwise import map_moments
 from rmsprop_optax._foundation._schedules import next_count
@@ -33,13 +37,14 @@ def average_params(
     decay: Scalar = 0.99,
     overwrite_frequency: Count | None = None,
     gradient_accumulation_steps: Count = 1,
+    from_initial: bool = False,
 ) -> optax.GradientTransformation:
     """Averages the parameters that the update will make, and may overwrite them.
 
     $$a_t = β a_{t-1} + (1 - β) (p + u)$$
 
-    While $i = 0$, $β$ counts as 0. Whenever $i + 1$ is a multiple of
-    ``overwrite_frequency``, the update becomes $a_t - p$, so that the parameter becomes
+    While $i = 0$, $β$ counts as 0, unless ``from_initial``. Whenever $i + 1$ is a
+    multiple of ``overwrite_frequency``, the update becomes $a_t - p$, so that the parameter becomes
     its average. The clock is ``i = t // k``, with t the calls from 0. It comes last in a
     chain; $p + u$ is the sum that `optax.apply_updates` computes, in the dtype of $p$.
 
@@ -48,6 +53,8 @@ def average_params(
       overwrite_frequency: In iterations, at least 1; None: never.
       gradient_accumulation_steps: k, the calls of an iteration, at least 1, where an
         accumulation comes before.
+      from_initial: Whether the average starts at the parameters that ``init`` gets, as
+        in tf.keras 2.11 to 2.15, and not at those of the first iteration.
 
     Returns:
       A transformation that needs ``params`` at every update. Get the average with
@@ -77,6 +84,7 @@ def average_params(
     check_whole_number(
         "gradient_accumulation_steps", gradient_accumulation_steps, least=1
     )
+    check_flag("from_initial", from_initial)
     if overwrite_frequency is not None:
         check_whole_number("overwrite_frequency", overwrite_frequency, least=1)
 
@@ -90,7 +98,8 @@ def average_params(
     ) -> tuple[PyTree, AverageParamsState]:
         check_has_params(params, "The average of the parameters")
         iteration = state.count // gradient_accumulation_steps
-        beta = as_number(jnp.where(iteration == 0, 0.0, decay))
+        beta = decay if from_initial else jnp.where(iteration == 0, 0.0, decay)
+        beta = as_number(beta)
 
         def rule(u: jax.Array, ema: jax.Array, p: jax.Array) -> tuple[jax.Array, ...]:
             wide = cast(p, jnp.promote_types(p.dtype, u.dtype))

@@ -109,16 +109,18 @@ def decay_weights(
         return updates, DecayWeightsState(count=next_count(count))
 
     decay = optax.GradientTransformation(init_fn, update_fn)
-    return decay if mask is None else _masked(decay, mask)
+    return masked_by_params(decay, mask)
 
 
-def _masked(
-    inner: optax.GradientTransformation, mask: Mask
+def masked_by_params(
+    inner: optax.GradientTransformation, mask: Mask | None
 ) -> optax.GradientTransformation:
     """`optax.masked` with a mask of the parameters, which have no missing leaves.
 
     Optax calls the mask with the updates, where a leaf without a gradient is None.
     """
+    if mask is None:
+        return inner
 
     def for_params(params: PyTree) -> optax.GradientTransformation:
         return optax.masked(inner, mask(params) if callable(mask) else mask)

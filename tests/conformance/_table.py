@@ -70,6 +70,7 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "rmsprop, everything": lambda: ro.rmsprop(**EVERYTHING),
     "rmsprop, int8": lambda: ro.rmsprop(momentum=0.9, moment_storage=INT8),
     "tf_keras": lambda: ro.dialects.tf_keras(clipvalue=0.5, clipnorm=1.0, decay=0.1),
+    "tf_keras_2_11": lambda: ro.dialects.tf_keras_2_11(use_ema=True),
     "tf1": lambda: ro.dialects.tf1(0.1, momentum=0.9, centered=True),
     "torch": lambda: ro.dialects.torch(momentum=0.9, weight_decay=0.1, maximize=True),
     "timm": lambda: ro.dialects.timm(

@@ -20,6 +20,10 @@ SIGNATURES = {
     "ema_overwrite_frequency=None, name='rmsprop'",
     "tf_keras": "learning_rate=0.001, rho=0.9, momentum=None, epsilon=1e-07, "
     "centered=False, name='RMSprop'",
+    "tf_keras_2_11": "learning_rate=0.001, rho=0.9, momentum=None, epsilon=1e-07, "
+    "centered=False, weight_decay=None, clipnorm=None, clipvalue=None, "
+    "global_clipnorm=None, use_ema=False, ema_momentum=0.99, "
+    "ema_overwrite_frequency=100, jit_compile=True, name='RMSprop'",
     "tf1": "learning_rate, decay=0.9, momentum=None, epsilon=1e-10, use_locking=False, "
     "centered=False, name='RMSProp'",
     "torch": "lr=0.01, alpha=0.99, eps=1e-08, weight_decay=None, momentum=None, "
@@ -165,3 +169,23 @@ def test_a_rounded_hyperparameter_is_explained(name: str) -> None:
         tx.init(params)
     injected = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)
     injected(0.1, **{decay: 0.999}).init(params)
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("lr", "`dialects.timm`, `dialects.torch` have it"),
+        ("alpha", "`dialects.timm`, `dialects.torch` have it"),
+        ("eps", "`dialects.optax`"),
+        ("decay", "`dialects.tf1`"),
+        ("beta_2", "Those of `rmsprop` are learning_rate, rho, momentum, epsilon"),
+    ],
+)
+def test_arguments_of_another_framework_are_named(argument: str, hint: str) -> None:
+    with pytest.raises(TypeError, match=rf"`rmsprop` has no argument `{argument}`\."):
+        rmsprop_optax.rmsprop(**{argument: 0.5})
+    with pytest.raises(TypeError) as raised:
+        rmsprop_optax.rmsprop(0.1, **{argument: 0.5})
+    assert hint in str(raised.value)
+    with pytest.raises(TypeError, match=r"`rmsprop`, .* have it"):
+        dialects.torch(epsilon=1e-3)

@@ -120,7 +120,17 @@ def tf_keras(problem: Problem, rates: Any = None, **arguments: Any) -> Leaves:
     """`tf_keras.optimizers.legacy.RMSprop`, its learning rate assigned for ``rates``."""
     tf = peer("tensorflow", "tensorflow")
     legacy = peer("tf_keras.optimizers.legacy", "tf_keras")
-    optimizer = legacy.RMSprop(**arguments)
+    return _tf_keras_steps(tf, legacy.RMSprop(**arguments), problem, rates)
+
+
+def tf_keras_2_11(problem: Problem, rates: Any = None, **arguments: Any) -> Leaves:
+    """`tf_keras.optimizers.RMSprop`, its learning rate assigned for ``rates``."""
+    tf = peer("tensorflow", "tensorflow")
+    optimizers = peer("tf_keras.optimizers", "tf_keras")
+    return _tf_keras_steps(tf, optimizers.RMSprop(**arguments), problem, rates)
+
+
+def _tf_keras_steps(tf: Any, optimizer: Any, problem: Problem, rates: Any) -> Leaves:
     variables, steps = _variables(tf, problem), []
     for t in range(problem.steps):
         if rates is not None:

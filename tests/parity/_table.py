@@ -68,6 +68,14 @@ def _draw_tf_keras(rng: np.random.Generator) -> dict[str, Any]:
     return drawn | {"decay": _one_of(rng, 0.0, 0.01)}
 
 
+def _draw_tf_keras_2_11(rng: np.random.Generator) -> dict[str, Any]:
+    drawn = _draw_keras(rng)
+    averages = _one_of(rng, {}, {"use_ema": True, "ema_momentum": 0.5})
+    frequency = {"ema_overwrite_frequency": _one_of(rng, None, 7)}
+    drawn |= averages | (averages and _one_of(rng, {}, frequency))
+    return drawn
+
+
 def _draw_tf1(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "learning_rate": _rate(rng),
@@ -118,6 +126,9 @@ TABLE = {
         dialects.tf_keras,
         {"tf_keras": _peers.tf_keras, "reference": reference.tf_keras},
         _draw_tf_keras,
+    ),
+    "tf_keras_2_11": Dialect(
+        dialects.tf_keras_2_11, {"tf_keras": _peers.tf_keras_2_11}, _draw_tf_keras_2_11
     ),
     "tf1": Dialect(
         dialects.tf1,

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import dialects
+from rmsprop_optax import dialects, exclude_paths, interchange
 from tests.parity import _peers
 from tests.parity._installed import peer
 from tests.parity._problem import differences, draw_problem, ours
@@ -119,3 +119,52 @@ def test_corrected_weight_decay_under_a_scheduler() -> None:
     theirs = _peers.timm(problem, rates, lr=0.01, **arguments)
     mine = ours(dialects.timm, problem, rates, "lr", max_lr=0.01, **arguments)
     assert differences(mine, theirs).max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["torch", "timm", "timm, decoupled"])
+def test_a_mask_is_a_group_without_decay(kind: str) -> None:
+    torch = peer("torch", "torch")
+    kind, _, decoupled = kind.partition(", ")
+    made = _peers.timm_file().RMSpropTF if kind == "timm" else torch.optim.RMSprop
+    options = {"decoupled_decay": True} if decoupled else {}
+    problem = draw_problem(0, np.float32)
+    tensors = {n: torch.tensor(p) for n, p in problem.params.items()}
+    decays = [n for n in tensors if n != "dense/bias"]
+    optimizer = made(
+        [
+            {"params": [tensors[n] for n in decays], "weight_decay": 0.01},
+            {"params": [tensors["dense/bias"]], "weight_decay": 0.0},
+        ],
+        lr=0.01,
+        **options,
+    )
+    for t in range(problem.steps):
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(problem.grads[name][t])
+        optimizer.step()
+    mask = exclude_paths("bias")
+    ours_made = getattr(dialects, kind)
+    tx = ours_made(lr=0.01, weight_decay=0.01, weight_decay_mask=mask, **options)
+    grads = [{n: g[t] for n, g in problem.grads.items()} for t in range(problem.steps)]
+    params = _train(tx, problem.params, grads)
+    for name, tensor in tensors.items():
+        np.testing.assert_allclose(params[name], tensor.numpy(), rtol=2e-5)
+    # The import compares the groups with the mask.
+    order = [*decays, "dense/bias"]
+    place = tx.init(problem.params)
+    torch_import = interchange.torch.import_state
+    torch_import(optimizer.state_dict(), place, tx, order=order)
+    other = ours_made(lr=0.01, weight_decay=0.01, **options)
+    with pytest.raises(ValueError, match=r"`weight_decay` of `param_groups\[1\]` is 0"):
+        torch_import(optimizer.state_dict(), place, other, order=order)
+
+
+def test_a_mask_of_complex_parameters() -> None:
+    """A function of the parameters as they are, not of their two parts."""
+    params = {"w": jnp.ones(2, jnp.complex64), "b": jnp.ones(2, jnp.complex64)}
+    grads = jax.tree.map(jnp.zeros_like, params)
+    mask = exclude_paths("b$")
+    tx = dialects.torch(lr=0.1, weight_decay=0.5, weight_decay_mask=mask)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_array_equal(updates["b"], np.zeros(2))
+    assert np.all(np.real(updates["w"]) < 0)

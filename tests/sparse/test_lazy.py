@@ -501,7 +501,14 @@ def test_a_state_that_has_no_rows_is_refused_by_its_name(make: Any, words: str) 
         jax.jit(tx.update)(_grads(0, [1, 4])[0], tx.init(params), params)
 
 
-@pytest.mark.parametrize("make", [optax.sgd, ro.scale_by_rms, ro.clip_by_global_norm])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(optax.sgd, optax.adam, optax.lion, optax.ema, optax.rmsprop),
+        *(optax.add_decayed_weights, lambda _: optax.MultiSteps(optax.sgd(0.1), 2)),
+        *(ro.scale_by_rms, ro.clip_by_global_norm),
+    ],
+)
 def test_rows_without_lazy_are_refused_with_the_remedy(make: Any) -> None:
     tx, params = make(0.1), _params()
     with pytest.raises((TypeError, ValueError), match=r"sparse\.lazy"):

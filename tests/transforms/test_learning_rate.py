@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import rmsprop, scale_by_learning_rate
+from rmsprop_optax import dialects, rmsprop, scale_by_learning_rate
 
 
 class Live:
@@ -126,3 +126,20 @@ def test_schedules_see_micro_steps(k: int) -> None:
     assert seen == [t * k + k - 1 for t in range(3)]
     np.testing.assert_allclose(steps[k - 1 :: k], [-0.1 * k * t for t in (1, 2, 3)], 1e-6)
     assert sum(step != 0 for step in steps) == 3
+
+
+@pytest.mark.parametrize(
+    "make", [lambda x: x, lambda x: lambda: x, lambda x: lambda count: x + 0.0 * count]
+)
+def test_a_rate_of_shape_one_is_a_scalar(make: Any) -> None:
+    """As a tensor of one element in PyTorch, and in a schedule that reads an array."""
+    params = {"a": jnp.ones(3), "scalar": jnp.array(2.0)}
+    for tx in (
+        dialects.torch(lr=make(jnp.array([0.5]))),
+        dialects.optax(make(np.array([0.5], np.float32))),
+        rmsprop(make(jnp.array([0.5])), weight_decay=0.1),
+    ):
+        update, _ = jax.jit(tx.update)(params, tx.init(params), params)
+        assert jax.tree.map(jnp.shape, update) == {"a": (3,), "scalar": ()}
+    with pytest.raises(ValueError, match=r"`lr` .* of shape \(2,\): give a scalar"):
+        dialects.torch(lr=jnp.ones(2))
