@@ -51,6 +51,7 @@ from rmsprop_optax.transforms._weight_decay import (
 from rmsprop_optax.wrappers._accumulation import (
     AccumulateGradientsState,
     accumulate_gradients,
+    has_updated,
 )
 from rmsprop_optax.wrappers._cautious import cautious
 from rmsprop_optax.wrappers._loss_scale import (
@@ -94,6 +95,7 @@ __all__ = [
     "dynamic_loss_scale",
     "exclude_paths",
     "finalize",
+    "has_updated",
     "in_float32",
     "interchange",
     "low_precision",

@@ -70,9 +70,9 @@ def rmsprop(
     Args:
       learning_rate: $η$: a number, or an array of shape () or (1,); an Optax schedule,
         called with the number of calls of ``update`` so far; or a callable without
-        arguments, read at every step, also from a compiled one. JAX has no callbacks in a branch under
-        `jax.vmap` or `jax.checkpoint`: there, with accumulation, ``skip_nonfinite`` or a
-        dynamic loss scale, use `optax.inject_hyperparams`.
+        arguments, read at every step, also from a compiled one. JAX has no callbacks in
+        a branch under `jax.vmap` or `jax.checkpoint`: there, with accumulation,
+        ``skip_nonfinite`` or a dynamic loss scale, use `optax.inject_hyperparams`.
       rho: $ρ$, the decay of the mean square, in [0, 1).
       momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum, and no
         memory for it; an array always has a buffer.

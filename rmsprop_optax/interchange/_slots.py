@@ -124,6 +124,7 @@ def read(opt_state: PyTree) -> Slots:
             case AccumulateGradientsState():
                 _collect(leaves, "acc_grads", node.acc_grads)
                 rest["micro"] = int(node.count)
+                rest["updates"] = int(node.gradient_step)
             case optax.InjectStatefulHyperparamsState():
                 injected = node.hyperparams.items()
                 rest["hyperparams"] = {n: np.asarray(x).item() for n, x in injected}
@@ -165,6 +166,7 @@ def write(opt_state: PyTree, slots: Slots) -> PyTree:
             case AccumulateGradientsState() if slots.acc_grads is not None:
                 return node._replace(
                     count=_as(node.count, slots.micro),
+                    gradient_step=_as(node.gradient_step, slots.updates),
                     acc_grads=_fill(node.acc_grads, slots.acc_grads),
                 )
             case optax.InjectStatefulHyperparamsState():

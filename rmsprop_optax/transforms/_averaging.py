@@ -44,9 +44,10 @@ def average_params(
     $$a_t = β a_{t-1} + (1 - β) (p + u)$$
 
     While $i = 0$, $β$ counts as 0, unless ``from_initial``. Whenever $i + 1$ is a
-    multiple of ``overwrite_frequency``, the update becomes $a_t - p$, so that the parameter becomes
-    its average. The clock is ``i = t // k``, with t the calls from 0. It comes last in a
-    chain; $p + u$ is the sum that `optax.apply_updates` computes, in the dtype of $p$.
+    multiple of ``overwrite_frequency``, the update becomes $a_t - p$, so that the
+    parameter becomes its average. The clock is ``i = t // k``, with t the calls from 0.
+    It comes last in a chain; $p + u$ is the sum that `optax.apply_updates` computes, in
+    the dtype of $p$.
 
     Args:
       decay: $β$, in [0, 1].

@@ -7,17 +7,26 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._alignment import MOMENTS, aligned
-from rmsprop_optax._foundation._checks import check_whole_number
-from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
+from rmsprop_optax._foundation._checks import check_flag, check_whole_number
+from rmsprop_optax._foundation._dtypes import (
+    as_number,
+    cast,
+    leaf_dtype,
+    narrow,
+    real_like,
+    wide_dtype,
+)
 from rmsprop_optax._foundation._leafwise import init_moment
+from rmsprop_optax._foundation._schedules import is_schedule, next_count
 from rmsprop_optax._foundation._trees import (
     is_gradient_leaf,
     is_leaf,
     leaves_with_paths,
     map_values,
     rebuild,
+    unbox,
 )
-from rmsprop_optax._foundation._types import Count, PyTree
+from rmsprop_optax._foundation._types import Count, PyTree, Schedule
 from rmsprop_optax.wrappers._cond_update import cond_update
 
 
@@ -26,12 +35,14 @@ class AccumulateGradientsState(NamedTuple):
 
     Attributes:
       count: Micro-steps since the last update, int32, from 0 to k - 1.
+      gradient_step: Updates so far, int32.
       acc_grads: The sums of the gradients since then, in the parameter's dtype or
         float32, whichever is wider; exactly zero after an update.
       inner_state: The state of the inner transformation, which changes with updates.
     """
 
     count: jax.Array
+    gradient_step: jax.Array
     acc_grads: PyTree
     inner_state: PyTree
 
@@ -87,8 +98,9 @@ def add_leaf(g: Any, total: Any) -> Any:
 
 def accumulate_gradients(
     inner: optax.GradientTransformation,
-    gradient_accumulation_steps: Count,
+    gradient_accumulation_steps: Count | Schedule,
     sums: GradientSums | None = None,
+    use_grad_mean: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Runs ``inner`` once every k calls, on the mean of the k gradients.
 
@@ -100,13 +112,16 @@ def accumulate_gradients(
 
     Args:
       inner: The transformation. Everything in it moves with updates, not with calls.
-      gradient_accumulation_steps: k, the calls of an update, at least 2.
+      gradient_accumulation_steps: k, the calls of an update, at least 2; or a function
+        from the number of updates so far to k, at least 1.
       sums: How gradients are added up. For tables whose gradients come as
         [`RowSlices`][rmsprop_optax.sparse.RowSlices] give
         [`sparse.RowSums`][rmsprop_optax.sparse.RowSums]; None: all gradients are dense.
+      use_grad_mean: Whether ``inner`` gets the mean of the gradients; False: their sum.
 
     Returns:
       A transformation. Extra arguments go to ``inner``, of the k-th call only.
+      [`has_updated`][rmsprop_optax.has_updated] tells whether the last call was one.
 
     Raises:
       ValueError: For a number of steps less than 2.
@@ -125,17 +140,19 @@ def accumulate_gradients(
       -2.0
 
     References:
-      Keras 3, `gradient_accumulation_steps`.
+      Keras 3, `gradient_accumulation_steps`; Optax, `MultiSteps`.
     """
-    check_whole_number(
-        "gradient_accumulation_steps", gradient_accumulation_steps, least=2
-    )
+    name = "gradient_accumulation_steps"
+    if not is_schedule(gradient_accumulation_steps, name):
+        check_whole_number(name, gradient_accumulation_steps, least=2)
+    check_flag("use_grad_mean", use_grad_mean)
     adds = DenseSums() if sums is None else sums
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: PyTree) -> AccumulateGradientsState:
         return AccumulateGradientsState(
             count=jnp.zeros([], jnp.int32),
+            gradient_step=jnp.zeros([], jnp.int32),
             acc_grads=adds.init(params),
             inner_state=inner.init(params),
         )
@@ -146,15 +163,22 @@ def accumulate_gradients(
         params: PyTree = None,
         **extra_args: Any,
     ) -> tuple[PyTree, AccumulateGradientsState]:
-        is_last = state.count + 1 >= gradient_accumulation_steps
+        every_k: Any = gradient_accumulation_steps
+        if callable(every_k):
+            every_k = every_k(state.gradient_step)
+        is_last = state.count + 1 >= every_k
 
         def mean_leaf(g: Any, total: Any) -> Any:
             if g is None:
                 return None
             dtype = leaf_dtype(g)
-            return map_values(
-                lambda values: narrow(values / gradient_accumulation_steps, dtype), total
-            )
+
+            def mean(values: jax.Array) -> jax.Array:
+                if use_grad_mean:
+                    values = values / real_like(as_number(every_k), values)
+                return narrow(values, dtype)
+
+            return map_values(mean, total)
 
         def update(total: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
             mean = jax.tree.map(mean_leaf, updates, total, is_leaf=is_leaf)
@@ -165,11 +189,54 @@ def accumulate_gradients(
         left = jax.tree.map(_left, updates, total, outcome.unused, is_leaf=is_leaf)
         return outcome.updates, AccumulateGradientsState(
             count=jnp.where(is_last, 0, state.count + 1).astype(jnp.int32),
+            gradient_step=jnp.where(
+                is_last, next_count(state.gradient_step), state.gradient_step
+            ),
             acc_grads=adds.store(left),
             inner_state=outcome.state,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def has_updated(opt_state: PyTree) -> jax.Array:
+    """Whether the last call of an accumulation was an update.
+
+    Args:
+      opt_state: A state with that of one
+        [`accumulate_gradients`][rmsprop_optax.accumulate_gradients] in it, such as that
+        of `rmsprop` with ``gradient_accumulation_steps``.
+
+    Returns:
+      A boolean scalar; False before the first update.
+
+    Raises:
+      ValueError: For a state without an accumulation, or with several.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_optax import has_updated, rmsprop
+      >>> tx = rmsprop(gradient_accumulation_steps=2)
+      >>> opt_state = tx.init(jnp.array(1.0))
+      >>> for _ in range(3):
+      ...     _, opt_state = tx.update(jnp.array(1.0), opt_state)
+      ...     print(has_updated(opt_state))
+      False
+      True
+      False
+    """
+
+    def is_accumulation(node: Any) -> bool:
+        return isinstance(node, AccumulateGradientsState)
+
+    nodes = jax.tree.leaves(unbox(opt_state), is_leaf=is_accumulation)
+    found = [node for node in nodes if is_accumulation(node)]
+    if len(found) != 1:
+        raise ValueError(
+            f"`opt_state` holds {len(found)} states of `accumulate_gradients`, not one: "
+            "give the part that belongs to it."
+        )
+    return (found[0].count == 0) & (found[0].gradient_step > 0)
 
 
 def _left(g: Any, total: Any, unused: Any) -> Any:

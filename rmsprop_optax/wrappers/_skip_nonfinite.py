@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._axes import check_axis_name
+from rmsprop_optax._foundation._checks import check_whole_number
 from rmsprop_optax._foundation._schedules import next_count
-from rmsprop_optax._foundation._types import AxisName, PyTree
+from rmsprop_optax._foundation._types import AxisName, Count, PyTree
 from rmsprop_optax.wrappers._cond_update import cond_update
 from rmsprop_optax.wrappers._finite import all_finite
 
@@ -17,25 +18,33 @@ class SkipNonfiniteState(NamedTuple):
     """State of [`skip_nonfinite`][rmsprop_optax.skip_nonfinite].
 
     Attributes:
-      total_notfinite: Steps dropped so far, int32.
+      notfinite_count: Calls in a row, up to the last one, whose gradients were not
+        finite, int32.
+      total_notfinite: Such calls so far, int32.
       inner_state: The state of the transformation inside.
     """
 
+    notfinite_count: jax.Array
     total_notfinite: jax.Array
     inner_state: PyTree
 
 
 def skip_nonfinite(
-    inner: optax.GradientTransformation, *, axis_name: AxisName | None = None
+    inner: optax.GradientTransformation,
+    *,
+    max_consecutive_errors: Count | None = None,
+    axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Drops a step whose gradients hold an infinity or a NaN.
 
     The update is then zero and the inner state does not change, counts and accumulators
-    included. Unlike `optax.apply_if_finite` it never gives up: the state counts the
-    steps that were dropped.
+    included. The state counts such calls: all of them, and those in a row.
 
     Args:
       inner: The transformation.
+      max_consecutive_errors: How many calls in a row are dropped. The next one in such a
+        row is not: as with `optax.apply_if_finite`, its infinities and NaNs reach the
+        parameters, and end a run that can't recover. None: all are dropped.
       axis_name: Inside `jax.shard_map` or `jax.pmap`, the axis (or axes) whose devices
         decide together: a gradient that is not finite on one of them drops the step on
         all.
@@ -44,8 +53,10 @@ def skip_nonfinite(
       A transformation. Extra arguments go to ``inner``.
 
     Raises:
-      TypeError: For an axis name that is not a string or a tuple of strings.
-      ValueError: At the first trace, for an axis that is not there.
+      TypeError: For a number that is not an integer, or an axis name that is not a
+        string or a tuple of strings.
+      ValueError: For a number less than 1; at the first trace, for an axis that is not
+        there.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -56,12 +67,18 @@ def skip_nonfinite(
       >>> print(update, state.total_notfinite, state.inner_state.trace)
       0.0 1 0.0
     """
+    if max_consecutive_errors is not None:
+        check_whole_number("max_consecutive_errors", max_consecutive_errors, least=1)
     if axis_name is not None:
         check_axis_name("axis_name", axis_name)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: PyTree) -> SkipNonfiniteState:
-        return SkipNonfiniteState(jnp.zeros([], jnp.int32), inner.init(params))
+        return SkipNonfiniteState(
+            notfinite_count=jnp.zeros([], jnp.int32),
+            total_notfinite=jnp.zeros([], jnp.int32),
+            inner_state=inner.init(params),
+        )
 
     def update_fn(
         updates: PyTree,
@@ -70,13 +87,17 @@ def skip_nonfinite(
         **extra_args: Any,
     ) -> tuple[PyTree, SkipNonfiniteState]:
         finite = all_finite(updates, axis_name)
+        in_a_row = jnp.where(finite, 0, next_count(state.notfinite_count))
+        applies = finite
+        if max_consecutive_errors is not None:
+            applies = finite | (in_a_row > max_consecutive_errors)
 
         def update(updates: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
             return inner.update(updates, inner_state, params, **extra_args)
 
-        outcome = cond_update(finite, update, updates, state.inner_state)
+        outcome = cond_update(applies, update, updates, state.inner_state)
         total = state.total_notfinite
         total = jnp.where(finite, total, next_count(total))
-        return outcome.updates, SkipNonfiniteState(total, outcome.state)
+        return outcome.updates, SkipNonfiniteState(in_a_row, total, outcome.state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import accumulate_gradients, rmsprop
+from rmsprop_optax import accumulate_gradients, has_updated, rmsprop, skip_nonfinite
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
@@ -138,3 +138,43 @@ def test_an_update_in_another_dtype_or_missing_is_what_inner_made() -> None:
     np.testing.assert_array_equal(updates["turned"], [1j, 2j])
     assert updates["missing"] is None
     np.testing.assert_array_equal(jax.tree.leaves(state.acc_grads), np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("use_grad_mean", [True, False])
+@pytest.mark.parametrize("every_k", [3, lambda step: jnp.where(step < 2, 2, 3)])
+def test_it_is_optax_multi_steps(every_k: Any, use_grad_mean: bool) -> None:
+    """A schedule of k, sums or means, and whether the last call was an update."""
+    inner = optax.adam(optax.linear_schedule(0.1, 0.0, 5))
+    mine = accumulate_gradients(inner, every_k, use_grad_mean=use_grad_mean)
+    theirs = optax.MultiSteps(inner, every_k, use_grad_mean=use_grad_mean)
+    params = {"w": jnp.ones(4)}
+    state, other = mine.init(params), theirs.init(params)
+    assert not has_updated(state)
+    step, other_step = jax.jit(mine.update), jax.jit(theirs.update)
+    rng = np.random.default_rng(0)
+    for _ in range(13):
+        grads = {"w": jnp.asarray(rng.normal(size=4), jnp.float32)}
+        updates, state = step(grads, state, params)
+        expected, other = other_step(grads, other, params)
+        np.testing.assert_allclose(updates["w"], expected["w"], rtol=2e-6, atol=1e-9)
+        assert bool(has_updated(state)) == bool(theirs.has_updated(other))
+        assert int(state.gradient_step) == int(other.gradient_step)
+
+
+def test_where_has_updated_looks() -> None:
+    params = jnp.ones(2)
+    tx = skip_nonfinite(rmsprop(gradient_accumulation_steps=2))
+    state = tx.init(params)
+    seen = []
+    for _ in range(4):
+        _, state = tx.update(params, state)
+        seen.append(bool(jax.jit(has_updated)(state)))
+    assert seen == [False, True, False, True]
+    with pytest.raises(ValueError, match="holds 0 states of `accumulate_gradients`"):
+        has_updated(rmsprop().init(params))
+    with pytest.raises(ValueError, match="holds 2 states"):
+        has_updated((state, state))
+    with pytest.raises(TypeError, match="`gradient_accumulation_steps`"):
+        accumulate_gradients(rmsprop(), lambda a, b: a)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="`use_grad_mean`"):
+        accumulate_gradients(rmsprop(), 2, use_grad_mean=1)  # pyright: ignore[reportArgumentType]

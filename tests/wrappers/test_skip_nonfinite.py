@@ -85,3 +85,23 @@ def test_complex_and_missing_gradients() -> None:
     grads = {"a": jnp.array(1 + 1j * jnp.nan), "b": None}
     updates, state = tx.update(grads, tx.init(grads))
     assert (updates["a"], updates["b"], state.total_notfinite) == (0, None, 1)
+
+
+def test_giving_up_is_that_of_optax() -> None:
+    inner = optax.trace(0.9)
+    mine = skip_nonfinite(inner, max_consecutive_errors=2)
+    theirs = optax.apply_if_finite(inner, 2)
+    params = jnp.ones(2)
+    state, other = mine.init(params), theirs.init(params)
+    for value in (1.0, np.nan, np.inf, 1.0, np.nan, np.nan, np.nan, 1.0):
+        grads = jnp.array([value, 1.0])
+        updates, state = jax.jit(mine.update)(grads, state, params)
+        expected, other = jax.jit(theirs.update)(grads, other, params)
+        np.testing.assert_array_equal(updates, expected)
+        np.testing.assert_array_equal(state.inner_state.trace, other.inner_state.trace)
+        assert int(state.notfinite_count) == int(other.notfinite_count)
+        assert int(state.total_notfinite) == int(other.total_notfinite)
+    assert np.isnan(state.inner_state.trace[0])  # the third NaN in a row was let through
+    for wrong, error in ((0, ValueError), (2.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="`max_consecutive_errors`"):
+            skip_nonfinite(inner, max_consecutive_errors=wrong)  # pyright: ignore[reportArgumentType]
