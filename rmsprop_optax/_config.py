@@ -47,8 +47,7 @@ def _option(doc: str, check: Check, default: Any = MISSING) -> Any:
 
 
 def _check_storage(name: str, value: Any) -> None:
-    del name  # its own errors say `moment_storage`
-    as_storage(value)
+    as_storage(value, name)
 
 
 _check_rows = partial(check_mapping, check=partial(check_whole_number, least=1))

@@ -65,7 +65,7 @@ def describe(tx: optax.GradientTransformation, params: PyTree = None) -> str:
         return "\n".join([config.source, *_formulas(config)])
     if params is None:
         raise TypeError(
-            f"`describe` takes what `rmsprop` or a dialect returned, got {tx!r}. For a "
+            f"`tx` must be what `rmsprop` or a dialect returned, got {tx!r}. For a "
             "transformation around such parts, give `params` too: `describe(tx, params)`."
         )
     lines: list[str] = []

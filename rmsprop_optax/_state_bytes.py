@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import optax
 
+from rmsprop_optax._foundation._checks import check_transformation
 from rmsprop_optax._foundation._state_leaves import (
     field_of,
     owner_of,
@@ -84,6 +85,7 @@ def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
     """
     shapes = {keys: shape or () for keys, shape in parameter_shapes(params).items()}
     found: dict[tuple[str, str], int] = {}
+    check_transformation("tx", tx)
     state = jax.eval_shape(tx.init, params)
     for keys, leaf in leaves_with_keys(state, is_leaf=None):
         place = _moment_and_leaf(keys, leaf.shape, shapes)

@@ -97,7 +97,7 @@ def test_traced_numbers_are_called_traced() -> None:
     ],
 )
 def test_others_are_refused(other: Any) -> None:
-    with pytest.raises(TypeError, match="takes what `rmsprop` or a dialect returned"):
+    with pytest.raises(TypeError, match="must be what `rmsprop` or a dialect returned"):
         describe(other)
 
 

@@ -6,12 +6,13 @@ while it is concrete: a tracer passes.
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 
 
@@ -219,3 +220,38 @@ def check_mapping(name: str, value: Any, check: Callable[[str, Any], None]) -> N
         )
     for key, item in value.items():
         check(f"{name}['{key}']", item)
+
+
+def check_transformation(name: str, value: Any) -> None:
+    """What has an ``init`` and an ``update``, as every Optax transformation."""
+    if not all(callable(getattr(value, part, None)) for part in ("init", "update")):
+        raise TypeError(
+            f"`{name}` must be an Optax transformation, such as `rmsprop()`, got "
+            f"{value!r}."
+        )
+
+
+def checked_inner(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """The ``inner`` of a wrapper, which takes extra arguments whether it uses them."""
+    check_transformation("inner", inner)
+    return optax.with_extra_args_support(inner)
+
+
+def check_function(name: str, value: Any) -> None:
+    """What can be called."""
+    if not callable(value):
+        raise TypeError(f"`{name}` must be a function, got {value!r}.")
+
+
+def check_names(name: str, value: Any, *, optional: bool = False) -> list[Any]:
+    """A sequence of strings, as a list; ``optional``: None may stand among them."""
+    sequence = isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
+    names = list(value) if sequence and not hasattr(value, "dtype") else [...]
+    if not all(isinstance(n, str) or (optional and n is None) for n in names):
+        raise TypeError(
+            f"`{name}` must be a list of names, such as ['encoder/kernel'], got "
+            f"{value!r}."
+        )
+    return names

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -68,6 +69,13 @@ class Checkpoints:
     ) -> None:
         self._ocp = _import_orbax()
         check_whole_number("max_to_keep", max_to_keep, least=1)
+        if not isinstance(folder, (str, PathLike)):
+            raise TypeError(f"`folder` must be a path, got {folder!r}.")
+        if not isinstance(description, str):
+            raise TypeError(
+                "`description` must be text, such as `describe(tx)`, got "
+                f"{description!r}."
+            )
         self.folder = Path(folder).absolute()
         if any(sign in str(self.folder) for sign in "*?[]"):
             raise ValueError(

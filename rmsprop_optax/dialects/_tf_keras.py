@@ -85,8 +85,11 @@ def tf_keras(
     """
     arguments = locals()
     check_learning_rate("learning_rate", learning_rate)
-    if is_on(decay):
+    if epsilon is not None:
+        check_non_negative("epsilon", epsilon)
+    if decay is not None:
         check_non_negative("decay", decay)
+    if is_on(decay):
         arguments["learning_rate"] = _inverse_time(learning_rate, decay)
     return build(
         RmspropConfig.from_arguments(

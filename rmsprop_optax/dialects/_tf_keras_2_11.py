@@ -3,6 +3,7 @@
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig
 from rmsprop_optax._foundation._arguments import factory
+from rmsprop_optax._foundation._checks import check_flag
 from rmsprop_optax._foundation._types import Count, LearningRate, Scalar, Schedule
 from rmsprop_optax.storage import Storage
 
@@ -72,6 +73,7 @@ def tf_keras_2_11(
       tf_keras 2.21, `tf_keras/src/optimizers/rmsprop.py` and `optimizer.py`.
     """
     arguments = locals()
+    check_flag("use_ema", use_ema)
     if not use_ema:
         arguments["ema_overwrite_frequency"] = None
     return build(

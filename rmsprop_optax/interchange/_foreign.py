@@ -9,6 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rmsprop_optax._foundation._checks import (
+    check_function,
+    check_mapping,
+    check_names,
+    check_whole_number,
+)
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._slots import Slots, nodes, read
 from rmsprop_optax.transforms._averaging import AverageParamsState
@@ -39,8 +45,10 @@ def places(
     two parameters can be taken for one another.
     """
     paths = list(current.nu)
-    chosen = _find_order(current, names) if order is None else list(order)
-    convert = convert or {}
+    named = None if order is None else check_names("order", order)
+    chosen = _find_order(current, names) if named is None else named
+    convert = {} if convert is None else convert
+    check_mapping("convert", convert, check_function)
     for name, some in (("order", chosen), ("convert", list(convert))):
         unknown = [path for path in some if path not in paths]
         if unknown:
@@ -114,6 +122,12 @@ def as_count(value: Any, key: str) -> int:
     if number % 1 or number >= 2**31:
         raise ValueError(f"{key} must be a count, got {value!r}.")
     return int(number)
+
+
+def check_step(step: int | None) -> None:
+    """A count of updates that int32 holds, or None."""
+    if step is not None:
+        check_whole_number("step", step, least=0)
 
 
 def check_archive(path: str) -> None:

@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import visit_configurations
+from rmsprop_optax._foundation._checks import check_names, check_transformation
 from rmsprop_optax._foundation._trees import leaves_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import as_number
@@ -25,6 +26,7 @@ def configurations(
     tx: optax.GradientTransformation, opt_state: PyTree, current: Slots
 ) -> dict[str, RmspropConfig]:
     """The configuration that each parameter of a state is trained with, by path."""
+    check_transformation("tx", tx)
     found: dict[str, RmspropConfig] = {}
     params = parameters_like(opt_state)
 
@@ -55,7 +57,7 @@ def _excluded(config: RmspropConfig, params: PyTree) -> set[str]:
 
 def check_ignored(ignore: Iterable[str], known: Collection[str]) -> frozenset[str]:
     """The names in ``ignore``, all of which the framework has."""
-    names = [ignore] if isinstance(ignore, str) else list(ignore)
+    names = check_names("ignore", ignore)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"`ignore` names {unknown}, the run has {sorted(known)}.")

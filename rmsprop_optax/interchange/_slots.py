@@ -131,7 +131,7 @@ def read(opt_state: PyTree) -> Slots:
                 rest["calls"] = int(node.count)
     if "nu" not in leaves:
         raise ValueError(
-            "The state holds no second moment: give the state that `init` of `rmsprop` "
+            "`opt_state` holds no second moment: give the state that `init` of `rmsprop` "
             f"or of a dialect returned, got a {type(opt_state).__name__}."
         )
     if rest["updates"] is None and "acc_grads" not in leaves:

@@ -14,6 +14,7 @@ from rmsprop_optax.interchange._foreign import (
     as_count,
     as_number,
     check_rate_place,
+    check_step,
     give,
     places,
     read_for,
@@ -189,6 +190,7 @@ def export_state(
       >>> interchange.keras.export_state(opt_state, variables, tx)
       [array(30, dtype=int32), array(0.01, dtype=float32), array([0., 0.], dtype=float32)]
     """
+    check_step(step)
     holds = (AverageParamsState, AccumulateGradientsState)
     current = read_for("Keras's RMSprop", opt_state, holds)
     check_rate_place(current, True, "Keras", "keras")
@@ -264,6 +266,11 @@ def _values(foreign: Any, current: Slots) -> list[Any]:
             raise ValueError(f"The Keras state lacks the variables {missing}.")
         return [np.asarray(foreign[str(i)]) for i in range(len(foreign))]
     variables = getattr(foreign, "variables", foreign)
+    if not isinstance(variables, Sequence):
+        raise TypeError(
+            "`foreign` (or `like`) must be a Keras optimizer, its variables or a file, "
+            f"got {foreign!r}."
+        )
     return [np.asarray(getattr(variable, "value", variable)) for variable in variables]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rmsprop_optax._foundation._checks import check_mapping, check_name
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
@@ -18,6 +19,7 @@ from rmsprop_optax.interchange._foreign import (
     check_keys,
     check_rate_place,
     check_slot,
+    check_step,
     give,
     places,
     read_for,
@@ -83,6 +85,7 @@ def import_state(
       >>> print(optax.tree.get(opt_state, "nu")["w"])
       [4.]
     """
+    check_name("optimizer_name", optimizer_name)
     current = read(opt_state)
     check_rate_place(current, True, "TensorFlow", "tf1")
     where = places(current, None, convert)
@@ -91,6 +94,11 @@ def import_state(
         centered = current.mu is not None
         foreign = _read_checkpoint(foreign, names.values(), optimizer_name, centered)
     known = [*_SLOTS.values(), "global_step"]
+    if not isinstance(foreign, Mapping):
+        raise TypeError(
+            "`foreign` must be a mapping of slots or the prefix of a checkpoint, got "
+            f"{foreign!r}."
+        )
     check_keys(foreign, known, ["rms"], "The TensorFlow state")
     result = {}
     for slot, name in _SLOTS.items():
@@ -149,6 +157,7 @@ def export_state(
       >>> interchange.tf1.export_state(tx.init({"w": jnp.zeros(1)}))["rms"]
       {'w': array([1.], dtype=float32)}
     """
+    check_step(step)
     current = read_for("TensorFlow 1", opt_state)
     check_rate_place(current, True, "TensorFlow", "tf1")
     names = _names(names, current)
@@ -166,7 +175,8 @@ def export_state(
 
 
 def _names(names: Mapping[str, str] | None, current: Slots) -> dict[str, str]:
-    names = names or {}
+    names = {} if names is None else names
+    check_mapping("names", names, check_name)
     unknown = [path for path in names if path not in current.nu]
     if unknown:
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import optax
 
+from rmsprop_optax._foundation._checks import check_name, check_names
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
@@ -17,6 +18,7 @@ from rmsprop_optax.interchange._foreign import (
     check_keys,
     check_rate_place,
     check_slot,
+    check_step,
     give,
     places,
     read_for,
@@ -111,6 +113,8 @@ def import_state(
       >>> print(optax.tree.get(opt_state, "nu")["scale"])
       [4. 9.]
     """
+    if key is not None:
+        check_name("key", key)
     state_dict = _state_dict(foreign, key)
     groups, state = state_dict["param_groups"], state_dict["state"]
     current = read(opt_state)
@@ -194,6 +198,7 @@ def export_state(
       >>> result["state"][0]["square_avg"]
       tensor([4., 9.])
     """
+    check_step(step)
     torch = _torch()
     like = _state_dict(like, None)
     groups = [dict(group) for group in like["param_groups"]]
@@ -309,7 +314,7 @@ def _places(
 def _order(order: Order, names: list[str] | None) -> list[str | None] | None:
     """Paths in PyTorch's order; a mapping from path to name is turned around."""
     if not isinstance(order, Mapping):
-        return None if order is None else list(order)
+        return None if order is None else check_names("order", order, optional=True)
     if names is None:
         raise ValueError(
             "A group has no `param_names`: PyTorch keeps names only if the optimizer was "
@@ -328,7 +333,7 @@ def _fresh(
     state: Mapping[int, Any],
 ) -> list[str]:
     """The paths of ``fresh``, which are those that PyTorch has no state for."""
-    names = [fresh] if isinstance(fresh, str) else list(fresh)
+    names = check_names("fresh", fresh)
     paths = {place.path: index for index, place in where.items() if place is not None}
     wrong = [name for name in names if name not in paths or paths[name] in state]
     if wrong:

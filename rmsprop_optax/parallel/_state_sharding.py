@@ -8,6 +8,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rmsprop_optax._foundation._axes import axis_size, names_of
+from rmsprop_optax._foundation._checks import check_transformation
 from rmsprop_optax._foundation._state_leaves import owner_of
 from rmsprop_optax._foundation._trees import Keys, leaves_with_keys, map_with_keys
 from rmsprop_optax._foundation._types import AxisName, PyTree
@@ -60,6 +61,7 @@ def state_sharding(
       Rajbhandari et al., [ZeRO: Memory Optimizations Toward Training Trillion Parameter
       Models](https://arxiv.org/abs/1910.02054), 2020.
     """
+    check_transformation("tx", tx)
     axis_size(mesh, axis_name)
     return shardings_like(tx, params, mesh, axis_name)
 

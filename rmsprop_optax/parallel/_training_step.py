@@ -14,7 +14,12 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rmsprop_optax._foundation._axes import axis_size, check_divides, names_of
-from rmsprop_optax._foundation._checks import check_flag, check_whole_number
+from rmsprop_optax._foundation._checks import (
+    check_flag,
+    check_function,
+    check_transformation,
+    check_whole_number,
+)
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import AxisName, PyTree
 from rmsprop_optax.parallel._gradients import Loss, local_outcome, mean_over_devices
@@ -39,6 +44,9 @@ class TrainingStep:
         shards_state: bool,
     ) -> None:
         self._count = axis_size(mesh, axis)
+        check_transformation("tx", tx)
+        check_function("loss_fn", loss.loss_fn)
+        check_function("value_and_grad", loss.value_and_grad)
         check_flag("has_aux", loss.has_aux)
         check_whole_number("micro_steps", loss.micro_steps, least=1)
         self._loss, self._tx, self._mesh, self._axis = loss, tx, mesh, axis

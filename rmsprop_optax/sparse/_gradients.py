@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rmsprop_optax._foundation._checks import check_flag, check_function
 from rmsprop_optax._foundation._trees import (
     Keys,
     leaves_with_keys,
@@ -64,6 +65,9 @@ def value_and_grad(
       >>> print(value, grads["embedding"])
       6.0 RowSlices(2 of 1000 rows (1 free), row shape (2,), float32, indices [3 7])
     """
+    check_function("loss_fn", loss_fn)
+    check_function("ids", ids)
+    check_flag("has_aux", has_aux)
 
     def value_and_grad_fn(params: PyTree, *args: Any, **kwargs: Any) -> Any:
         rows_of = _row_ids(params, ids(params, *args, **kwargs))

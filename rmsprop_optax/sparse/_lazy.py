@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._state_leaves import POSITIVE, Owner, owner_of
 from rmsprop_optax._foundation._trees import (
     Keys,
@@ -69,7 +70,7 @@ def lazy(
       TensorFlow, `IndexedSlices` and `tfa.optimizers.LazyAdam`; PyTorch,
       `torch.optim.SparseAdam`.
     """
-    inner = optax.with_extra_args_support(inner)
+    inner = checked_inner(inner)
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from rmsprop_optax._foundation._axes import varying_seed
+from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._state_leaves import Owner, owner_of
 from rmsprop_optax._foundation._trees import (
     Keys,
@@ -83,13 +84,13 @@ def low_precision(
       Dettmers et al., [8-bit Optimizers via Block-wise
       Quantization](https://arxiv.org/abs/2110.02861), 2022; torchao, `torchao.optim`.
     """
-    chosen = as_storage(storage)
+    chosen = as_storage(storage, "storage")
     if chosen is None:
         raise TypeError(
             '`storage` must be a `MomentStorage` or its kind, such as "int8" or '
             '"bfloat16", got None.'
         )
-    inner = optax.with_extra_args_support(inner)
+    inner = checked_inner(inner)
     fmt, stochastic = chosen.format, chosen.rounding == "stochastic"
 
     def init_fn(params: PyTree) -> PyTree:

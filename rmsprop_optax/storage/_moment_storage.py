@@ -99,8 +99,7 @@ class MomentStorage:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.kind, str) and self.kind == INT8):
-            check_float_dtype("moment_storage", self.kind, INT8)
+        _check_kind("kind", self.kind)
         check_whole_number("block_size", self.block_size, least=1)
         check_choice("rounding", self.rounding, ("stochastic", "nearest"))
         if self.min_size is not None:
@@ -147,8 +146,14 @@ Storage: TypeAlias = MomentStorage | str | Any | None
 """A `MomentStorage`, or its ``kind`` alone; None: the parameter's dtype or float32."""
 
 
-def as_storage(storage: Storage) -> MomentStorage | None:
-    """``storage`` as a `MomentStorage`, checked."""
+def as_storage(storage: Storage, name: str = "moment_storage") -> MomentStorage | None:
+    """``storage`` as a `MomentStorage`, checked; ``name`` is for errors."""
     if storage is None or isinstance(storage, MomentStorage):
         return storage
+    _check_kind(name, storage)
     return MomentStorage(storage)
+
+
+def _check_kind(name: str, kind: Any) -> None:
+    if not (isinstance(kind, str) and kind == INT8):
+        check_float_dtype(name, kind, INT8)

@@ -147,7 +147,8 @@ def clip_by_global_norm(
       axis_name: The mesh axis that gradients are sharded over, or several; None: a
         device has them all.
       sharded: Which gradients are: a tree of booleans that is a prefix of them, or a
-        function that makes one. None: read off their types, which `jax.shard_map` keeps
+        function that makes one (under `optax.inject_hyperparams` name it in
+        ``static_args``). None: read off their types, which `jax.shard_map` keeps
         unless it is told not to, and `jax.pmap` does not.
 
     Returns:
@@ -185,12 +186,12 @@ def clip_by_global_norm(
 
 
 def _check_axis(axis_name: AxisName | None, sharded: Mask | None) -> None:
-    if axis_name is None:
-        check_has_effect("sharded", sharded, None, needed="axis_name")
-        return
-    check_axis_name("axis_name", axis_name)
     if sharded is not None:
         check_mask("sharded", sharded)
+    if axis_name is not None:
+        check_axis_name("axis_name", axis_name)
+    else:
+        check_has_effect("sharded", sharded, None, needed="axis_name")
 
 
 def _axes_of(

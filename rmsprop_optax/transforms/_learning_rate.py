@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._checks import check_flag
 from rmsprop_optax._foundation._dtypes import as_number, real_like
 from rmsprop_optax._foundation._leafwise import map_leaves
 from rmsprop_optax._foundation._schedules import as_schedule, is_schedule, next_count
@@ -57,6 +58,7 @@ def scale_by_learning_rate(
       Keras 3, `learning_rate`.
     """
     rate_at = as_schedule(learning_rate)
+    check_flag("flip_sign", flip_sign)
     sign = -1 if flip_sign else 1
 
     counts = is_schedule(learning_rate)

@@ -162,14 +162,14 @@ def exclude_paths(*patterns: str) -> Callable[[PyTree], PyTree]:
     """
     if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(
-            f"`exclude_paths` takes one regular expression or more, got {patterns!r}: "
+            f"`patterns` must be regular expressions, at least one, got {patterns!r}: "
             'for example `exclude_paths("bias", "norm")`.'
         )
     try:
         compiled = [re.compile(pattern) for pattern in patterns]
     except re.error as error:
         raise ValueError(
-            f"{error.pattern!r} is not a regular expression: {error}."
+            f"`patterns`: {error.pattern!r} is not a regular expression: {error}."
         ) from error
 
     def mask(tree: PyTree) -> PyTree:

@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._alignment import MOMENTS, aligned
-from rmsprop_optax._foundation._checks import check_flag, check_whole_number
+from rmsprop_optax._foundation._checks import (
+    check_flag,
+    check_whole_number,
+    checked_inner,
+)
 from rmsprop_optax._foundation._dtypes import (
     as_number,
     cast,
@@ -147,7 +151,7 @@ def accumulate_gradients(
         check_whole_number(name, gradient_accumulation_steps, least=2)
     check_flag("use_grad_mean", use_grad_mean)
     adds = DenseSums() if sums is None else sums
-    inner = optax.with_extra_args_support(inner)
+    inner = checked_inner(inner)
 
     def init_fn(params: PyTree) -> AccumulateGradientsState:
         return AccumulateGradientsState(

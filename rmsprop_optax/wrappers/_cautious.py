@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
@@ -42,7 +43,7 @@ def cautious(
       Liang et al., [Cautious Optimizers](https://arxiv.org/abs/2411.16085), 2024; timm,
       ``caution``.
     """
-    inner = optax.with_extra_args_support(inner)
+    inner = checked_inner(inner)
 
     def update_fn(
         updates: PyTree,

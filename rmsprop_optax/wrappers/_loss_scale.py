@@ -9,7 +9,11 @@ from jax.core import Tracer
 
 from rmsprop_optax._foundation._alignment import check_found_once
 from rmsprop_optax._foundation._axes import check_axis_name
-from rmsprop_optax._foundation._checks import check_positive, check_whole_number
+from rmsprop_optax._foundation._checks import (
+    check_positive,
+    check_whole_number,
+    checked_inner,
+)
 from rmsprop_optax._foundation._trees import path_of
 from rmsprop_optax._foundation._types import AxisName, Count, PyTree, Scalar
 from rmsprop_optax.transforms._loss_scale import UnscaleLossState, divide_wide
@@ -87,7 +91,7 @@ def dynamic_loss_scale(
     check_whole_number("dynamic_growth_steps", dynamic_growth_steps, least=1)
     if axis_name is not None:
         check_axis_name("axis_name", axis_name)
-    inner = optax.with_extra_args_support(inner)
+    inner = checked_inner(inner)
 
     def init_fn(params: PyTree) -> DynamicLossScaleState:
         inner_state = inner.init(params)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf, map_values
 from rmsprop_optax._foundation._types import PyTree
@@ -38,7 +39,7 @@ def in_float32(
       >>> rmsprop_optax.in_float32(optax.trace(0.9)).init(g).trace.dtype
       dtype('float32')
     """
-    inner = optax.with_extra_args_support(inner)
+    inner = checked_inner(inner)
 
     def init_fn(params: PyTree) -> PyTree:
         return inner.init(jax.tree.map(_widen, params, is_leaf=is_leaf))
@@ -59,7 +60,7 @@ def keep_update_dtypes(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """Rounds the updates of ``inner`` to the dtypes of the gradients."""
-    inner = optax.with_extra_args_support(inner)
+    inner = checked_inner(inner)
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any

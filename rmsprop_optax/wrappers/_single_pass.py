@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.extend import core  # JAX has no other way to evaluate single equations
 
 from rmsprop_optax._foundation._axes import has_axes
-from rmsprop_optax._foundation._checks import check_whole_number
+from rmsprop_optax._foundation._checks import check_whole_number, checked_inner
 from rmsprop_optax._foundation._state_leaves import owner_of
 from rmsprop_optax._foundation._trees import align, is_leaf, leaves_with_keys
 from rmsprop_optax._foundation._types import PyTree
@@ -82,7 +82,7 @@ def single_pass(
       [-0.31622776]
     """
     check_whole_number("min_size", min_size, least=0)
-    inner = optax.with_extra_args_support(inner)
+    inner = checked_inner(inner)
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any

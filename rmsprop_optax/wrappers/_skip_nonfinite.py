@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._axes import check_axis_name
-from rmsprop_optax._foundation._checks import check_whole_number
+from rmsprop_optax._foundation._checks import check_whole_number, checked_inner
 from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._types import AxisName, Count, PyTree
 from rmsprop_optax.wrappers._cond_update import cond_update
@@ -71,7 +71,7 @@ def skip_nonfinite(
         check_whole_number("max_consecutive_errors", max_consecutive_errors, least=1)
     if axis_name is not None:
         check_axis_name("axis_name", axis_name)
-    inner = optax.with_extra_args_support(inner)
+    inner = checked_inner(inner)
 
     def init_fn(params: PyTree) -> SkipNonfiniteState:
         return SkipNonfiniteState(

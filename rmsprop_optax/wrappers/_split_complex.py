@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import leaf_dtype, real_dtype
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf
 from rmsprop_optax._foundation._types import PyTree
@@ -49,7 +50,7 @@ def split_complex(
     References:
       PyTorch, `torch.view_as_real` in `torch/optim/rmsprop.py`.
     """
-    inner = optax.with_extra_args_support(inner)
+    inner = checked_inner(inner)
 
     def init_fn(params: PyTree) -> PyTree:
         return _join(inner.init(_split(params)))

@@ -319,7 +319,7 @@ def test_numbers_of_the_groups_are_compared() -> None:
     tx = two["a"]
     interchange.import_state(before, tx.init(params), tx, ignore=("lr", "eps"))
     with pytest.raises(ValueError, match=r"`ignore` names \['rho'\]"):
-        interchange.import_state(before, tx.init(params), tx, ignore="rho")
+        interchange.import_state(before, tx.init(params), tx, ignore=["rho"])
     with pytest.raises(ValueError, match=r"`lr` of `param_groups\[1\]`"):
         interchange.export_state(tx.init(params), before, tx)
     # A schedule has no one number to compare.

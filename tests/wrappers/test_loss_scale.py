@@ -57,3 +57,33 @@ def test_powers_of_two_cancel_to_the_bit(loss_scale: float) -> None:
 
     scaled = run(dynamic_loss_scale(rmsprop(0.1), loss_scale, dynamic_growth_steps=2))
     np.testing.assert_array_equal(scaled, run(rmsprop(0.1)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_a_million_steps(dtype: Any) -> None:
+    """Long stretches without one good step, or without one bad: it always recovers."""
+    tx = dynamic_loss_scale(rmsprop(0.05), dynamic_growth_steps=20)
+    params = jnp.ones(2, dtype)
+    stretches = [(300_000, True), (300_000, False), (200, True), (399_800, False)]
+    bad = np.concatenate([np.full(n, kind) for n, kind in stretches])
+
+    def step(carry: Any, is_bad: jax.Array) -> Any:
+        params, state, least, largest = carry
+
+        def loss_fn(params: jax.Array) -> jax.Array:
+            loss = jnp.sum(jnp.cos(params)) * jnp.where(is_bad, jnp.nan, 1).astype(dtype)
+            return scale_loss(loss, state)
+
+        updates, state = tx.update(jax.grad(loss_fn)(params), state, params)
+        scale = state.loss_scale
+        bounds = jnp.minimum(least, scale), jnp.maximum(largest, scale)
+        return (optax.apply_updates(params, updates), state, *bounds), None
+
+    start = (params, tx.init(params), jnp.float32(1), jnp.float32(1))
+    end = jax.jit(lambda c, x: jax.lax.scan(step, c, x)[0])(start, jnp.asarray(bad))
+    params, state, least, largest = end
+    assert 0 < float(least) < 2.0**-120
+    assert 2.0**10 < float(largest) < np.inf
+    assert 2.0**10 < float(state.loss_scale) < np.inf
+    # It trained: the cosine has its minimum at pi.
+    np.testing.assert_allclose(np.asarray(params, np.float32), np.pi, rtol=0.05)
