@@ -28,6 +28,13 @@ def real_dtype(dtype: Any) -> jnp.dtype:
     return jnp.finfo(dtype).dtype
 
 
+@functools.cache
+def common_dtype(a: Any, b: Any) -> jnp.dtype:
+    """The dtype that holds the values of both, also where JAX promotes nothing."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(a, b)
+
+
 def leaf_dtype(leaf: Any) -> jnp.dtype:
     """The dtype of an update leaf, which may be a Python number."""
     return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)

@@ -15,6 +15,7 @@ from rmsprop_optax._foundation._alignment import (
 )
 from rmsprop_optax._foundation._dtypes import (
     cast,
+    common_dtype,
     leaf_dtype,
     narrow,
     real_dtype,
@@ -99,8 +100,8 @@ def _apply(
     dtype = leaf_dtype(g)
     wide = wide_dtype(dtype)
     for moment in old:
-        wide = jnp.promote_types(wide, real_dtype(moment.dtype))
-    moments = (cast(m, jnp.promote_types(m.dtype, real_dtype(wide))) for m in old)
+        wide = common_dtype(wide, real_dtype(moment.dtype))
+    moments = (cast(m, common_dtype(m.dtype, real_dtype(wide))) for m in old)
     weights = (cast(p, leaf_dtype(p)) for p in params)
     update, *new = rule(cast(g, wide), *moments, *weights)
     pairs = zip(old, new, strict=True)

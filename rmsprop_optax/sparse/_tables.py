@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from rmsprop_optax._foundation._dtypes import common_dtype
+
 
 def as_ids(ids: Any, height: int, what: str = "Row indices") -> jax.Array:
     """Ids as int32; where traced, ids outside the table become ``height``.
@@ -32,7 +34,7 @@ def as_ids(ids: Any, height: int, what: str = "Row indices") -> jax.Array:
             )
         return jnp.asarray(ids, jnp.int32)
     # Compared in a dtype that holds both: int8 has no 1000, uint32 no -1.
-    wide = ids.astype(jnp.promote_types(ids.dtype, jnp.int32))
+    wide = ids.astype(common_dtype(ids.dtype, jnp.int32))
     return jnp.where((wide < 0) | (wide >= height), height, wide).astype(jnp.int32)
 
 

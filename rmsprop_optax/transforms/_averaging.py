@@ -13,7 +13,13 @@ from rmsprop_optax._foundation._checks import (
     check_flag,
     check_whole_number,
 )
-from rmsprop_optax._foundation._dtypes import as_number, cast, real_like, wide_dtype
+from rmsprop_optax._foundation._dtypes import (
+    as_number,
+    cast,
+    common_dtype,
+    real_like,
+    wide_dtype,
+)
 from rmsprop_optax._foundation._leafwise import map_moments
 from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._trees import is_leaf, unbox
@@ -103,7 +109,7 @@ def average_params(
         beta = as_number(beta)
 
         def rule(u: jax.Array, ema: jax.Array, p: jax.Array) -> tuple[jax.Array, ...]:
-            wide = cast(p, jnp.promote_types(p.dtype, u.dtype))
+            wide = cast(p, common_dtype(p.dtype, u.dtype))
             new = (wide + u).astype(p.dtype).astype(ema.dtype)
             ema = rules.average(new, ema, real_like(beta, ema))
             if overwrite_frequency is None:

@@ -10,7 +10,7 @@ import optax
 
 from rmsprop_optax._foundation._alignment import check_has_params
 from rmsprop_optax._foundation._checks import check_parameter_mask
-from rmsprop_optax._foundation._dtypes import as_number, cast, real_like
+from rmsprop_optax._foundation._dtypes import as_number, cast, common_dtype, real_like
 from rmsprop_optax._foundation._leafwise import map_leaves
 from rmsprop_optax._foundation._schedules import (
     as_schedule,
@@ -100,7 +100,7 @@ def decay_weights(
         factor = as_number(rate_at(count) * decay_at(count))
 
         def rule(u: jax.Array, p: jax.Array) -> jax.Array:
-            dtype = jnp.promote_types(p.dtype, u.dtype)
+            dtype = common_dtype(p.dtype, u.dtype)
             return u - real_like(factor, u) * cast(p, dtype)
 
         updates = map_leaves(rule, updates, params=params)

@@ -15,6 +15,7 @@ from rmsprop_optax._foundation._checks import (
 from rmsprop_optax._foundation._dtypes import (
     as_number,
     cast,
+    common_dtype,
     leaf_dtype,
     narrow,
     real_like,
@@ -96,7 +97,7 @@ def add_leaf(g: Any, total: Any) -> Any:
     """The sum with one more gradient, in the dtype of the sum."""
     if g is None:
         return total
-    wide = jnp.promote_types(wide_dtype(leaf_dtype(g)), total.dtype)
+    wide = common_dtype(wide_dtype(leaf_dtype(g)), total.dtype)
     return cast(cast(total, wide) + cast(g, wide), total.dtype)
 
 

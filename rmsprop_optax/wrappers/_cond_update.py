@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._dtypes import cast
+from rmsprop_optax._foundation._dtypes import cast, common_dtype
 from rmsprop_optax._foundation._trees import is_leaf, rebuild, zeros_like
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.wrappers._precision import keep_dtypes
@@ -66,4 +66,4 @@ def _fits(operand: Any, update: Any) -> bool:
     """Whether both are arrays, and the operand's buffer can hold the update as it is."""
     if is_leaf(operand) or is_leaf(update) or operand.shape != update.shape:
         return False
-    return jnp.promote_types(operand.dtype, update.dtype) == operand.dtype
+    return common_dtype(operand.dtype, update.dtype) == operand.dtype

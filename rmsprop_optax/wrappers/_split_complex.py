@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._checks import checked_inner
-from rmsprop_optax._foundation._dtypes import leaf_dtype, real_dtype
+from rmsprop_optax._foundation._dtypes import common_dtype, leaf_dtype, real_dtype
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf
 from rmsprop_optax._foundation._types import PyTree
 
@@ -100,7 +100,7 @@ def _join(tree: PyTree) -> PyTree:
             return None
         # Not real + 1j * imag, which makes NaN of an infinite part. Moments of a narrow
         # dtype have no complex counterpart, and become complex64.
-        dtype = jnp.promote_types(node.real.dtype, jnp.float32)
+        dtype = common_dtype(node.real.dtype, jnp.float32)
         return jax.lax.complex(node.real.astype(dtype), node.imag.astype(dtype))
 
     return jax.tree.map(join, tree, is_leaf=lambda node: isinstance(node, _RealPair))
