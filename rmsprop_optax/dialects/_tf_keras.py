@@ -1,5 +1,9 @@
 """The RMSprop of tf.keras up to 2.10."""
 
+from typing import Any
+
+import jax.numpy as jnp
+
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._foundation._arguments import factory
@@ -105,4 +109,9 @@ def tf_keras(
 
 def _inverse_time(learning_rate: LearningRate, decay: Scalar) -> Schedule:
     rate = as_schedule(learning_rate)
-    return lambda count: rate(count) / (1 + decay * count)
+
+    def decayed(count: Any) -> Any:
+        steps = jnp.asarray(count, jnp.result_type(float))
+        return rate(count) / (1 + decay * steps)
+
+    return decayed
