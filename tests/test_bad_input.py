@@ -151,5 +151,5 @@ def test_two_loss_scales_are_an_error_with_their_paths() -> None:
 @pytest.mark.parametrize("dtype", [jax.dtypes.float0, np.int32, np.bool_])
 def test_a_gradient_that_is_no_number_to_train_with(dtype: Any) -> None:
     tx, params = ro.rmsprop(), {"w": jnp.ones(2)}
-    with pytest.raises(TypeError, match="Gradients must be floating-point"):
+    with pytest.raises(TypeError, match="Gradient 'w': Gradients must be floating"):
         tx.update({"w": np.zeros(2, dtype)}, tx.init(params), params)

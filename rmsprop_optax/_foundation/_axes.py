@@ -123,6 +123,8 @@ def axis_size(mesh: Mesh, axis_name: AxisName) -> int:
 def check_divides(batch: PyTree, parts: int, into: str) -> None:
     """Every array of a batch has a first axis that can be cut into equal parts."""
     for path, leaf in leaves_with_paths(batch):
+        if leaf is None:
+            continue
         shape = jnp.shape(leaf)
         if not shape or shape[0] % parts:
             raise ValueError(

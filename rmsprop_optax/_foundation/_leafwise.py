@@ -14,6 +14,7 @@ from rmsprop_optax._foundation._alignment import (
     complex_message,
 )
 from rmsprop_optax._foundation._dtypes import (
+    GradientDtypeError,
     cast,
     common_dtype,
     leaf_dtype,
@@ -21,7 +22,7 @@ from rmsprop_optax._foundation._dtypes import (
     real_dtype,
     wide_dtype,
 )
-from rmsprop_optax._foundation._trees import is_leaf, rebuild
+from rmsprop_optax._foundation._trees import is_leaf, leaves_with_paths, rebuild
 from rmsprop_optax._foundation._types import PyTree, Scalar
 
 
@@ -66,7 +67,11 @@ def map_moments(
         weights = [(x,) for x in jax.tree.leaves(beside, is_leaf=is_leaf)]
     columns = []
     for index, ((g, *old), p) in enumerate(zip(rows, weights, strict=True)):
-        columns.append(_apply(rule, g, old, p))
+        try:
+            columns.append(_apply(rule, g, old, p))
+        except GradientDtypeError as error:
+            path = list(leaves_with_paths(updates))[index][0]
+            raise TypeError(f"Gradient '{path}': {error}") from None
         if g is not None and not all(map(_can_hold, old, columns[-1][1:])):
             raise TypeError(complex_message(updates, index))
     return tuple(

@@ -23,6 +23,12 @@ def clip_by_norm(g: jax.Array, norm: jax.Array, max_norm: Scalar) -> jax.Array:
     (Except for subnormals, which XLA on CPU flushes to zero in a product.) A NaN norm
     makes all of ``g`` NaN.
     """
-    # One product with one number. XLA on CPU writes a choice between two arrays to
-    # memory, and `single_pass` counts each operand of a loop.
-    return g * real_like(1 / jnp.maximum(norm / max_norm, 1), g)
+    # Products with numbers. XLA on CPU writes a choice between two arrays to memory, and
+    # `single_pass` counts each operand of a loop. Where the inverse of the ratio is not
+    # in the dtype, its root is, twice.
+    ratio = norm / max_norm
+    fits = ratio < 2.0 ** (jnp.finfo(norm.dtype).maxexp - 3)
+    root = jnp.sqrt(real_like(max_norm, norm)) / jnp.sqrt(norm)
+    first = jnp.where(fits, 1, root)
+    second = jnp.where(fits, 1 / jnp.maximum(ratio, 1), root)
+    return g * real_like(first, g) * real_like(second, g)

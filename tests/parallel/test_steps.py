@@ -145,6 +145,19 @@ def test_a_batch_that_cannot_be_split_is_named(kind: str) -> None:
 
 
 @every_kind
+def test_a_batch_with_nothing_in_a_place(kind: str) -> None:
+    def loss_fn(params: Any, batch: Any) -> jax.Array:
+        assert batch["mask"] is None
+        return jnp.mean(batch["x"] * params)
+
+    tx = ro.rmsprop()
+    step = getattr(parallel, kind)(loss_fn, tx, jax.make_mesh((8,), ("data",)))
+    params = jnp.ones(2)
+    batch = {"x": jnp.ones((8, 2)), "mask": None}
+    assert float(step(params, tx.init(params), batch)[2]) == 1.0
+
+
+@every_kind
 def test_a_mesh_without_that_axis(kind: str) -> None:
     make = getattr(parallel, kind)
     with pytest.raises(ValueError, match=r"no axis 'model'.*\{'data': 8\}"):

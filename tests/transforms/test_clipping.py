@@ -112,3 +112,12 @@ def test_a_clipped_step_needs_no_memory_of_its_own(clip: str) -> None:
     clipped = temporaries(jax.jit(step, donate_argnums=(0, 1)), params, state, params)
     norm = temporaries(jax.jit(lambda g: rules.norm([g])), params)
     assert clipped - norm < 512 * 512  # a leaf is 2^20
+
+
+@pytest.mark.parametrize("clip", [clip_by_norm, clip_by_global_norm])
+def test_ratios_whose_inverse_is_not_in_float32(clip: Any) -> None:
+    for bound, values in ((1e-20, [3e20, 4e20]), (1e-30, [3e37, 4e37]), (1e-30, [0, 0])):
+        g = jnp.array(values, jnp.float32)
+        updates, _ = jax.jit(clip(bound).update)(g, optax.EmptyState())
+        exact = np.array(values) * bound / max(np.hypot(*values), bound)
+        np.testing.assert_allclose(updates, exact, rtol=1e-6)
