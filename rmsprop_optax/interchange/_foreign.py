@@ -187,7 +187,7 @@ def _wrong_shape(key: str, shape: tuple[int, ...], place: Place) -> ValueError:
         f"{key} has shape {shape}, the parameter '{place.path}' has shape "
         f"{place.like.shape}. If it is laid out otherwise there, give `convert`, "
         f"such as {{{place.path!r}: np.transpose}}; if it is another parameter, give "
-        "`order` or `names`."
+        "`order` (of TensorFlow 1: `names`)."
     )
 
 
