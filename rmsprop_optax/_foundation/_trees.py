@@ -85,13 +85,16 @@ def is_box(node: Any) -> bool:
     return hasattr(node, "get_value") or hasattr(node, "unbox")
 
 
+def content_of(node: Any) -> Any:
+    """What is in a box; anything else as it is."""
+    if hasattr(node, "get_value"):
+        return node.get_value()
+    return node.unbox() if hasattr(node, "unbox") else node
+
+
 def unbox(tree: PyTree) -> PyTree:
     """The same tree with arrays in the place of boxes."""
-
-    def content(node: Any) -> Any:
-        return jax.tree.leaves(node)[0] if is_box(node) else node
-
-    return jax.tree.map(content, tree, is_leaf=is_box)
+    return jax.tree.map(content_of, tree, is_leaf=is_box)
 
 
 def leaves_with_keys(

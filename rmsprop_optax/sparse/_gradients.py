@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from rmsprop_optax._foundation._checks import check_flag, check_function
 from rmsprop_optax._foundation._trees import (
     Keys,
+    is_inexact,
+    is_leaf,
     leaves_with_keys,
     map_with_keys,
     path_of,
@@ -33,7 +35,8 @@ def value_and_grad(
 
     Args:
       loss_fn: A scalar loss of the parameters (its first argument) and of others, that
-        reads its tables by [`lookup`][rmsprop_optax.sparse.lookup] only.
+        reads its tables by [`lookup`][rmsprop_optax.sparse.lookup] only. The parameters
+        may be a whole Equinox model: what is no floating-point array gets None.
       ids: A function of the same arguments that announces what will be looked up: from
         the path of each table (``encoder/embedding``; where the parameters are one
         table, ``<the root>``) to its ids, integers of any shape, an array or several.
@@ -90,9 +93,16 @@ def value_and_grad(
             views = map_with_keys(view, gathered, params)
             return loss_fn(views, *args, **kwargs)
 
-        gathered = map_with_keys(gather, params)
-        value, grads = jax.value_and_grad(loss_of_rows, has_aux=has_aux)(gathered)
-        return value, map_with_keys(as_rows, grads, params)
+        leaves, structure = jax.tree.flatten(map_with_keys(gather, params))
+        trained = {i: leaf for i, leaf in enumerate(leaves) if is_inexact(leaf)}
+
+        def loss_of_trained(trained: dict[int, Any]) -> Any:
+            new = [trained.get(i, leaf) for i, leaf in enumerate(leaves)]
+            return loss_of_rows(structure.unflatten(new))
+
+        value, grads = jax.value_and_grad(loss_of_trained, has_aux=has_aux)(trained)
+        all_grads = structure.unflatten([grads.get(i) for i in range(len(leaves))])
+        return value, map_with_keys(as_rows, all_grads, params, is_leaf=is_leaf)
 
     return value_and_grad_fn
 
@@ -101,7 +111,7 @@ def _row_ids(params: PyTree, wanted: Mapping[str, Any]) -> dict[Keys, jax.Array]
     """The unique ids of each table, sorted, and padded with its height."""
     tables = {}
     for keys, leaf in leaves_with_keys(params):
-        if leaf is not None and jnp.ndim(leaf):
+        if getattr(leaf, "shape", ()):
             tables.setdefault(path_of(keys), []).append((keys, leaf))
     found = {}
     for path, tree in wanted.items():

@@ -4,8 +4,11 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
-from rmsprop_optax.sparse._opaque import unwrap_indices, wrap_indices
+from rmsprop_optax._foundation._trees import content_of
+from rmsprop_optax.sparse._opaque import shape_alone, unwrap_indices, wrap_indices
 from rmsprop_optax.sparse._tables import as_ids
 
 
@@ -25,6 +28,8 @@ class TableView:
 
     def __init__(self, indices: Any, rows: Any, shape: tuple[int, ...]) -> None:
         self._wrapped, self.rows, self.shape = wrap_indices(indices), rows, shape
+        # linen compares the shape of the first leaf of a parameter with the declared one.
+        self._token = shape_alone(shape)
 
     @property
     def indices(self) -> Any:
@@ -37,12 +42,12 @@ class TableView:
         return self.rows.dtype
 
     def tree_flatten(self) -> Any:
-        return (self._wrapped, self.rows), self.shape
+        return (self._token, self._wrapped, self.rows), self.shape
 
     @classmethod
     def tree_unflatten(cls, shape: tuple[int, ...], children: Any) -> "TableView":
         new = object.__new__(cls)
-        new._wrapped, new.rows = children
+        new._token, new._wrapped, new.rows = children
         new.shape = shape
         return new
 
@@ -73,7 +78,7 @@ def lookup(table: jax.Array | TableView, ids: Any) -> jax.Array:
     ``table[ids]``; inside it, it is the only way to read a table.
 
     Args:
-      table: Rows along its first axis.
+      table: Rows along its first axis; or an `nnx.Param` with them inside.
       ids: Integers of any shape.
 
     Returns:
@@ -83,7 +88,8 @@ def lookup(table: jax.Array | TableView, ids: Any) -> jax.Array:
 
     Raises:
       TypeError: For ids that are not integers.
-      ValueError: For known ids outside the table.
+      ValueError: For known ids outside the table, or (inside `value_and_grad`) not
+        announced.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -93,6 +99,7 @@ def lookup(table: jax.Array | TableView, ids: Any) -> jax.Array:
       [[4. 5.]
        [0. 1.]]
     """
+    table = content_of(table)
     height = table.shape[0]
     ids = as_ids(ids, height, "Ids")
     if not isinstance(table, TableView):
@@ -100,6 +107,18 @@ def lookup(table: jax.Array | TableView, ids: Any) -> jax.Array:
     place = jnp.searchsorted(table.indices, ids).astype(jnp.int32)
     count = table.indices.shape[0]
     found = table.indices.at[place].get(mode="fill", fill_value=-1) == ids
+    _check_announced(ids, found)
     # An id outside the table equals the index of the padding, which is no row.
     place = jnp.where(found & (ids < height), place, count)
     return table.rows.at[place].get(mode="fill", fill_value=jnp.nan)
+
+
+def _check_announced(ids: jax.Array, found: jax.Array) -> None:
+    """Where both are known, outside of `jax.jit`, no id is missing."""
+    if isinstance(found, Tracer) or bool(jnp.all(found)):
+        return
+    missing = np.asarray(ids)[~np.asarray(found)]
+    raise ValueError(
+        f"Row {missing.flat[0]} is looked up (one of {missing.size} such ids), and the "
+        "`ids` of `sparse.value_and_grad` did not announce it."
+    )

@@ -15,26 +15,42 @@ from jax.extend.random import define_prng_impl
 
 def _refuse(*args: Any, **kwargs: Any) -> NoReturn:
     del args, kwargs
-    raise TypeError("Row indices are not random keys.")
+    raise TypeError("Neither row indices nor a table are random keys.")
 
 
-_OPAQUE = define_prng_impl(
-    key_shape=(1,),
-    seed=_refuse,
-    split=_refuse,
-    random_bits=_refuse,
-    fold_in=_refuse,
-    name="row_indices",
-    tag=(
-        "indices of RowSlices, not numbers: wrap the transformation in "
-        "`rmsprop_optax.sparse.lazy`, or call `to_dense()` on the gradient"
-    ),
+def _opaque(words: int, tag: str) -> Any:
+    """A kind of key that holds some 32-bit words; JAX's errors show its tag."""
+    return define_prng_impl(
+        key_shape=(words,),
+        seed=_refuse,
+        split=_refuse,
+        random_bits=_refuse,
+        fold_in=_refuse,
+        name="row_indices",
+        tag=tag,
+    )
+
+
+_INDICES = _opaque(
+    1,
+    "indices of RowSlices, not numbers: wrap the transformation in "
+    "`rmsprop_optax.sparse.lazy`, or call `to_dense()` on the gradient",
+)
+_SHAPE = _opaque(
+    0,
+    "a table that is looked up by rows: read it by `rmsprop_optax.sparse.lookup` only, "
+    "or leave it out of the `ids` of `value_and_grad`",
 )
 
 
 def wrap_indices(indices: jax.Array) -> jax.Array:
     """Int32 indices as an array of the same shape that refuses arithmetic."""
-    return jax.random.wrap_key_data(indices.astype(jnp.uint32)[..., None], impl=_OPAQUE)
+    return jax.random.wrap_key_data(indices.astype(jnp.uint32)[..., None], impl=_INDICES)
+
+
+def shape_alone(shape: tuple[int, ...]) -> jax.Array:
+    """An array of that shape that holds no byte, and refuses arithmetic."""
+    return jax.random.wrap_key_data(jnp.zeros((*shape, 0), jnp.uint32), impl=_SHAPE)
 
 
 def unwrap_indices(wrapped: Any) -> Any:
