@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 import tempfile
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,13 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(["weight_decay_mask", "mask", "sharded"], _is_mask),
     **dict.fromkeys(["axis_name", "order", "ignore", "fresh"], _is_names),
     **dict.fromkeys(["name", "key", "optimizer_name", "description"], _is_names),
+    **dict.fromkeys(["model", "optimizer", "ignore_weights"], _is_names),
     **dict.fromkeys(["inner", "tx"], _is_transformation),
     **dict.fromkeys(["loss_fn", "ids", "value_and_grad", "exclude"], callable),
 }
 # Of several kinds: taken or refused, but never with another error.
 ANYTHING = {"accumulate_rows", "moment_storage", "storage", "kind", "rounding", "fields"}
-ANYTHING |= {"sums", "convert", "names", "mesh", "patterns"}
+ANYTHING |= {"sums", "convert", "names", "mesh", "patterns", "layouts"}
 # Data of a call, checked against the state or the parameters when it is traced.
 DATA = {"params", "updates", "opt_state", "loss", "tree", "state", "foreign", "like"}
 DATA |= {"table", "indices", "values", "shape"}
@@ -140,6 +142,10 @@ def _torch_state() -> Any:
 
 _KERAS = [1, 0.001, np.ones(2, np.float32)]
 _ONE = {"w": jnp.ones(2)}
+_VARIABLE = types.SimpleNamespace(path="w", value=np.ones(2, np.float32))
+_MODEL = types.SimpleNamespace(
+    weights=[_VARIABLE], trainable_variables=[_VARIABLE], optimizer=_KERAS
+)
 _MESH = jax.make_mesh((1,), ("data",))
 _TORCH, _TF1 = dialects.torch(), dialects.tf1(0.1)
 
@@ -195,6 +201,22 @@ NEEDED: dict[str, Any] = {
         "foreign": {"rms": {"w": np.ones(2, np.float32)}},
         "opt_state": _TF1.init(_ONE),
     },
+    "interchange.torch.import_params": {"foreign": _ONE, "params": _ONE},
+    "interchange.torch.import_run": {
+        "foreign": {"model": _ONE, "optimizer": _torch_state()},
+        "params": _ONE,
+        "opt_state": _TORCH.init(_ONE),
+        "tx": _TORCH,
+    },
+    "interchange.keras.import_params": {"foreign": _MODEL, "params": _ONE},
+    "interchange.keras.export_params": {"like": _MODEL, "params": _ONE},
+    "interchange.keras.import_run": {
+        "foreign": _MODEL,
+        "params": _ONE,
+        "opt_state": ro.rmsprop().init(_ONE),
+        "tx": ro.rmsprop(),
+    },
+    "interchange.tf1.import_params": {"foreign": _ONE, "params": _ONE},
     "interchange.tf1.export_state": {"opt_state": _TF1.init(_ONE)},
 }
 # Data by the name of an option.
@@ -219,6 +241,7 @@ def _public() -> dict[str, Any]:
     results = {"StateBytes", "sparse.TableView"}  # what functions return
     # They write files, or need a framework, and have tests of their own.
     own = {"interchange.keras.save_state", "interchange.torch.export_state"}
+    own |= {"interchange.torch.export_params", "interchange.tf1.import_run"}
     return {
         name: thing
         for name, thing in found.items()

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from rmsprop_optax._foundation._checks import (
@@ -29,7 +30,7 @@ class Place(NamedTuple):
     """Where the arrays of one parameter go: its path, and what fits there."""
 
     path: str
-    like: np.ndarray
+    like: np.ndarray | jax.ShapeDtypeStruct
     convert: Callable[[np.ndarray], np.ndarray] | None
 
 

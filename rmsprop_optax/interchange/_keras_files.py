@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from rmsprop_optax.interchange._foreign import check_archive
 
 _WEIGHTS = "model.weights.h5"
 _GROUP = "optimizer/vars"
+_NO_LAYERS = ("vars", "optimizer")
 
 
 def read_variables(path: str, largest: int) -> list[np.ndarray]:
@@ -41,6 +43,63 @@ def write_variables(path: str, arrays: Sequence[np.ndarray]) -> None:
         for dataset, array in zip(datasets, arrays, strict=True):
             dataset[()] = array
     _replace(path, weights.getvalue())
+
+
+VARIABLES = {
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "conv": ("kernel", "bias"),
+    "dense": ("kernel", "bias"),
+    "embedding": ("embeddings",),
+    "group_normalization": ("gamma", "beta"),
+    "layer_normalization": ("gamma", "beta"),
+    "cell": ("kernel", "recurrent_kernel", "bias"),
+}
+"""The weights of Keras's layers in the order of their numbers, by the group in a file."""
+
+
+def read_weights(path: str, largest: int) -> dict[str, np.ndarray]:
+    """The arrays of all layers by name, of at most ``largest`` values."""
+    found: dict[str, np.ndarray] = {}
+
+    def read(h5py: Any, group: Any, layers: tuple[str, ...], kind: str) -> None:
+        variables = group.get("vars")
+        if variables is not None:
+            name = str(variables.attrs.get("name", kind))
+            layers = (*layers, name)
+            known = _variables_of(kind)
+            for number in variables:
+                dataset = _plain_dataset(h5py, variables, number, path)
+                if dataset.size > largest:  # before anything is allocated
+                    raise _RefusedError(
+                        f"{dataset.name!r} of {path!r} has shape {dataset.shape}: that "
+                        "is more than any parameter has."
+                    )
+                last = known[int(number)] if int(number) < len(known) else number
+                full = "/".join((*layers, last))
+                if full in found:
+                    raise _RefusedError(
+                        f"The file {path!r} has two weights {full!r}: give the layers "
+                        "names of their own."
+                    )
+                found[full] = np.asarray(dataset[()])
+        for child in group:
+            # A link may point into another file.
+            link = group.get(child, getlink=True)
+            inside = isinstance(link, h5py.HardLink) and child not in _NO_LAYERS
+            if inside and isinstance(group[child], h5py.Group):
+                read(h5py, group[child], layers, child)
+
+    with _file(path, io.BytesIO(_read(path)), "r") as (h5py, file):
+        read(h5py, file, (), "")
+    return found
+
+
+def _variables_of(kind: str) -> tuple[str, ...]:
+    """`dense_1` is a `dense`, `conv2d` a `conv`; () for a layer of one's own."""
+    for start, names in VARIABLES.items():
+        if re.fullmatch(rf"{start}(\d+d)?(_\d+)?", kind):
+            return names
+    return ()
 
 
 def read_configuration(path: str) -> dict[str, Any]:
@@ -82,14 +141,21 @@ def _read(path: str) -> bytes:
 
 @contextmanager
 def _opened(path: str, weights: io.BytesIO, mode: str) -> Iterator[list[Any]]:
-    """The variables of the optimizer; any error names the file."""
+    """The variables of the optimizer."""
+    with _file(path, weights, mode) as (h5py, file):
+        yield _datasets(h5py, file, path)
+
+
+@contextmanager
+def _file(path: str, weights: io.BytesIO, mode: str) -> Iterator[tuple[Any, Any]]:
+    """h5py and the opened file; any error names the file."""
     try:
         import h5py
     except ImportError as error:
         raise ImportError("Keras's files need h5py: pip install h5py") from error
     try:
         with h5py.File(weights, mode) as file:
-            yield _datasets(h5py, file, path)
+            yield h5py, file
     except _RefusedError:
         raise
     except Exception as error:  # h5py has many for a damaged file
@@ -108,14 +174,18 @@ def _datasets(h5py: Any, weights: Any, path: str) -> list[Any]:
     missing = [str(i) for i in range(len(group)) if str(i) not in group]
     if missing:
         raise _RefusedError(f"The file {path!r} lacks {_GROUP!r} {missing}.")
-    datasets = [group[str(i)] for i in range(len(group))]
-    for i, dataset in enumerate(datasets):
-        # A dataset may keep its bytes in another file, by any name: not from elsewhere.
-        link = group.get(str(i), getlink=True)
-        plain = isinstance(link, h5py.HardLink) and isinstance(dataset, h5py.Dataset)
-        if not plain or dataset.external or dataset.is_virtual:
-            raise _RefusedError(f"{_GROUP}/{i} of {path!r} is not an array of its own.")
-    return datasets
+    return [_plain_dataset(h5py, group, str(i), path) for i in range(len(group))]
+
+
+def _plain_dataset(h5py: Any, group: Any, name: str, path: str) -> Any:
+    """An array with its bytes in this file: it may point into another, by any name."""
+    link, dataset = group.get(name, getlink=True), group[name]
+    plain = isinstance(link, h5py.HardLink) and isinstance(dataset, h5py.Dataset)
+    if not plain or dataset.external or dataset.is_virtual:
+        raise _RefusedError(
+            f"{group.name.strip('/')}/{name} of {path!r} is not an array of its own."
+        )
+    return dataset
 
 
 def _replace(path: str, weights: bytes) -> None:

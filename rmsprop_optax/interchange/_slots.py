@@ -136,8 +136,7 @@ def read(opt_state: PyTree) -> Slots:
         )
     if rest["updates"] is None and "acc_grads" not in leaves:
         rest["updates"] = rest["calls"]
-    # In the order of the parameters: `optax.partition` sorts its groups by label.
-    leaves["nu"] = {path: leaves["nu"][path] for path in order if path in leaves["nu"]}
+    leaves["nu"] = _in_order_of(order, leaves["nu"])
     return Slots(**leaves, **rest)
 
 
@@ -187,13 +186,26 @@ def nodes(opt_state: PyTree) -> list[Any]:
 def parameters_like(opt_state: PyTree) -> PyTree:
     """A tree like the parameters: the second moments, of all groups of a partition."""
     seconds = (optax.ScaleByRmsState, ScaleByStddevState)
-    trees = [node.nu for node in nodes(opt_state) if isinstance(node, seconds)]
+    return _merge(
+        [node.nu for node in nodes(opt_state) if isinstance(node, seconds)],
+    )
 
-    def first_there(*groups: Any) -> Any:
-        there = [node for node in groups if not isinstance(node, optax.MaskedNode)]
-        return there[0] if there else groups[0]
 
-    return jax.tree.map(first_there, *trees, is_leaf=_is_parameter)
+def _merge(groups: list[Any]) -> Any:
+    """One tree of several, in each of which the rest is masked, by leaves or layers."""
+    there = [node for node in groups if not isinstance(node, optax.MaskedNode)]
+    if len(there) < 2:
+        return (there or groups)[0]
+    columns, structures = [], []
+    for node in there:
+        inside = lambda n, at=node: n is not at  # noqa: E731
+        children, structure = jax.tree.flatten(node, is_leaf=inside)
+        columns.append(children)
+        structures.append(structure)
+    if jax.tree_util.treedef_is_leaf(structures[0]):
+        return there[0]
+    merged = [_merge(list(column)) for column in zip(*columns, strict=True)]
+    return structures[0].unflatten(merged)
 
 
 def _in_order(opt_state: PyTree) -> Iterator[tuple[Any, bool]]:
@@ -240,6 +252,21 @@ def _all_paths(moments: PyTree) -> list[str]:
     """The paths of all parameters, those too that another group of a partition has."""
     leaves = leaves_with_keys(moments, _is_parameter)
     return [path_of(keys) for keys, _ in leaves]
+
+
+def _in_order_of(order: list[str], leaves: Leaves) -> Leaves:
+    """In the order of the parameters: `optax.partition` sorts its groups by label.
+
+    A whole layer of another group may be one node, of which ``order`` has the path.
+    """
+    place = {path: i for i, path in enumerate(order)}
+
+    def rank(path: str) -> int:
+        while path not in place:
+            path = path.rpartition("/")[0]
+        return place[path]
+
+    return dict(sorted(leaves.items(), key=lambda item: rank(item[0])))
 
 
 def _parameters(moments: PyTree) -> Iterator[tuple[str, Any]]:

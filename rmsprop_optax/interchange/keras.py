@@ -1,12 +1,15 @@
 """Runs of `keras.optimizers.RMSprop`, in and out, from memory and from Keras's files."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
+from rmsprop_optax._foundation._checks import check_names
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange import _keras_files as files
 from rmsprop_optax.interchange._foreign import (
@@ -28,10 +31,35 @@ from rmsprop_optax.interchange._hyperparams import (
     configurations,
 )
 from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, write
+from rmsprop_optax.interchange._weights import (
+    Layout,
+    Layouts,
+    converts,
+    export_weights,
+    find_weights,
+    import_weights,
+)
 from rmsprop_optax.transforms._averaging import AverageParamsState
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
 
-__all__ = ["export_state", "import_state", "save_state"]
+__all__ = [
+    "LAYOUTS",
+    "export_params",
+    "export_state",
+    "import_params",
+    "import_run",
+    "import_state",
+    "save_state",
+]
+
+LAYOUTS: Layouts = {
+    ("bias", 1): Layout(("bias", "beta")),
+    ("embedding", 2): Layout(("embeddings",)),
+    ("scale", 1): Layout(("gamma",)),
+}
+"""How Keras calls the weights of Flax's `Embed` and norms; other names are the same."""
+
+_STATE = (r"\bmoving_(mean|variance)$", "seed_generator_state$")
 
 # In the order in which `build` makes them: `base_optimizer.py`, then `rmsprop.py`.
 _SLOTS = {
@@ -253,6 +281,174 @@ def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
       FileNotFoundError: [Errno 2] No such file or directory: 'nothing.weights.h5'
     """
     files.write_variables(fspath(path), arrays)
+
+
+def import_params(
+    foreign: Any,
+    params: PyTree,
+    *,
+    names: Mapping[str, str] | None = None,
+    layouts: Layouts = LAYOUTS,
+    convert: Convert | None = None,
+    ignore: Iterable[str] = _STATE,
+) -> PyTree:
+    """The weights of a Keras model as parameters of ours.
+
+    A parameter ``dense/kernel`` is the weight whose name in Keras ends with it; the
+    scale of a norm is called ``gamma`` there, as ``layouts`` says.
+
+    Args:
+      foreign: The model; or the path of a ``.keras`` or ``.weights.h5`` file, which is
+        read by h5py, without Keras. A file names layers, but not the weights of a layer:
+        they are numbered (``my_layer/0``) where the layer is not one of Keras's usual
+        ones.
+      params: Our parameters, whose tree, shapes, dtypes and shardings the result has.
+      names: From our paths, or the paths of our layers, to Keras's names:
+        ``{"hidden": "dense_1", "out/kernel": "my_layer/0"}``.
+      layouts: By the last part of a path and its number of axes, what Keras calls such a
+        weight, and its axes.
+      convert: By path, a function that brings Keras's NumPy array into our layout.
+      ignore: Regular expressions of names that are not wanted. A weight that no
+        parameter takes is an error otherwise.
+
+    Returns:
+      A tree like ``params``.
+
+    Raises:
+      ValueError: For what does not fit, by name and path.
+      ImportError: For a path, where h5py is missing.
+
+    Examples:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from types import SimpleNamespace as Named
+      >>> from rmsprop_optax import interchange
+      >>> kernel = Named(path="sequential/dense/kernel", value=np.ones((2, 1)))
+      >>> params = {"dense": {"kernel": jnp.zeros((2, 1))}}
+      >>> params = interchange.keras.import_params(Named(weights=[kernel]), params,
+      ...     convert={"dense/kernel": np.float32})
+      >>> print(params["dense"]["kernel"].T)
+      [[1. 1.]]
+    """
+    theirs = _model_weights(foreign, params)
+    weights = find_weights(params, theirs, names, layouts, ignore, "/")
+    return import_weights(params, weights, lambda name: _array(theirs[name]), convert)
+
+
+def export_params(
+    params: PyTree,
+    like: Any,
+    *,
+    names: Mapping[str, str] | None = None,
+    layouts: Layouts = LAYOUTS,
+    convert: Convert | None = None,
+    ignore: Iterable[str] = _STATE,
+) -> dict[str, np.ndarray]:
+    """Our parameters by the names that a Keras model has for them.
+
+    Args:
+      params: Our parameters.
+      like: The Keras model.
+      names: As for [`import_params`][rmsprop_optax.interchange.keras.import_params].
+      layouts: As there.
+      convert: By path, a function that brings our NumPy array into Keras's layout.
+      ignore: As there.
+
+    Returns:
+      Arrays by ``variable.path``: load them by ``variable.assign(arrays[variable.path])``
+      for each of ``model.trainable_variables``.
+
+    Raises:
+      ValueError: For what does not fit, by name and path.
+
+    Examples:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from types import SimpleNamespace as Named
+      >>> from rmsprop_optax import interchange
+      >>> model = Named(weights=[Named(path="model/dense/bias", value=np.zeros(2))])
+      >>> interchange.keras.export_params({"dense": {"bias": jnp.ones(2)}}, model)
+      {'model/dense/bias': array([1., 1.], dtype=float32)}
+    """
+    theirs = _model_weights(like, params)
+    weights = find_weights(params, theirs, names, layouts, ignore, "/")
+    result = export_weights(params, weights, convert)
+    for name, array in result.items():
+        if tuple(np.shape(_array(theirs[name]))) != array.shape:
+            raise ValueError(
+                f"`{name}` has shape {np.shape(_array(theirs[name]))} in Keras, "
+                f"{array.shape} here: give `convert`."
+            )
+    return result
+
+
+def import_run(
+    foreign: Any,
+    params: PyTree,
+    opt_state: PyTree,
+    tx: optax.GradientTransformation,
+    *,
+    names: Mapping[str, str] | None = None,
+    layouts: Layouts = LAYOUTS,
+    convert: Convert | None = None,
+    ignore_weights: Iterable[str] = _STATE,
+    order: Iterable[str] | None = None,
+    ignore: Iterable[str] = (),
+) -> tuple[PyTree, PyTree]:
+    """Weights and optimizer state of a Keras model, in one call.
+
+    Args:
+      foreign: The compiled model, or its file.
+      params: As for [`import_params`][rmsprop_optax.interchange.keras.import_params].
+      opt_state: As for [`import_state`][rmsprop_optax.interchange.keras.import_state].
+      tx: As there.
+      names: As for `import_params`.
+      layouts: As there; moments are laid out as their weights.
+      convert: By path, for the weight and its moments.
+      ignore_weights: ``ignore`` of `import_params`.
+      order: As for `import_state`. None: that of ``model.trainable_variables``, which a
+        file does not tell.
+      ignore: As for `import_state`.
+
+    Returns:
+      The parameters and the state.
+
+    Raises:
+      ValueError: As for the two.
+      ImportError: For a path, where h5py is missing.
+
+    Examples:
+      >>> from rmsprop_optax import interchange, rmsprop
+      >>> interchange.keras.import_run("none.keras", {}, None, rmsprop())
+      Traceback (most recent call last):
+      ...
+      FileNotFoundError: [Errno 2] No such file or directory: 'none.keras'
+    """
+    theirs = _model_weights(foreign, params)
+    ignored = check_names("ignore_weights", ignore_weights)
+    weights = find_weights(params, theirs, names, layouts, ignored, "/")
+    if order is None and hasattr(foreign, "trainable_variables"):
+        paths = {w.name: w.path for w in weights}
+        order = [paths[v.path] for v in foreign.trainable_variables]
+    both = converts(weights, convert)
+    params = import_weights(params, weights, lambda name: _array(theirs[name]), convert)
+    optimizer = getattr(foreign, "optimizer", foreign)
+    opt_state = import_state(
+        optimizer, opt_state, tx, order=order, convert=both, ignore=ignore
+    )
+    return params, opt_state
+
+
+def _model_weights(foreign: Any, params: PyTree) -> Mapping[str, Any]:
+    """The variables of a model, or the arrays of its file, by name."""
+    if isinstance(foreign, (str, PathLike)):
+        sizes = [math.prod(np.shape(x)) for x in jax.tree.leaves(params)]
+        return files.read_weights(fspath(foreign), max([1, *sizes]))
+    if not hasattr(foreign, "weights"):
+        raise TypeError(f"`foreign` must be a Keras model or its file, got {foreign!r}.")
+    return {variable.path: variable for variable in foreign.weights}
+
+
+def _array(variable: Any) -> np.ndarray:
+    return np.asarray(getattr(variable, "value", variable))
 
 
 def _values(foreign: Any, current: Slots) -> list[Any]:

@@ -12,6 +12,8 @@ import rmsprop_optax as ro
 from rmsprop_optax import sparse
 
 HEIGHT, WIDTH = 12, 3
+SLOW = (pytest.param(lift, marks=pytest.mark.slow) for lift in ("remat", "jit", "vmap"))
+every_lift = pytest.mark.parametrize("lift", ["plain", "scan", *SLOW])
 IDS = jnp.array([[3, 7], [7, 1]])
 DENSE = {"rtol": 1e-6, "atol": 1e-7}
 
@@ -43,7 +45,7 @@ def _rows(grads: Any) -> list[sparse.RowSlices]:
     return [leaf for leaf in leaves if isinstance(leaf, sparse.RowSlices)]
 
 
-@pytest.mark.parametrize("lift", ["plain", "remat", "scan", "jit", "vmap"])
+@every_lift
 def test_linen(lift: str) -> None:
     """Two tables, one of them nested, and what linen does to a module."""
     nn = pytest.importorskip("flax.linen", reason="pip install flax")
@@ -92,7 +94,7 @@ def test_linen(lift: str) -> None:
     assert not isinstance(grads["body"]["dense"]["kernel"], sparse.RowSlices)
 
 
-@pytest.mark.parametrize("lift", ["plain", "remat", "scan", "jit", "vmap"])
+@every_lift
 def test_nnx(lift: str) -> None:
     """An `nnx.Param` is handed over as it is."""
     nnx = pytest.importorskip("flax.nnx", reason="pip install flax")
@@ -134,7 +136,7 @@ def test_nnx(lift: str) -> None:
     assert np.flatnonzero(changed).tolist() == [1, 3, 7]
 
 
-@pytest.mark.parametrize("lift", ["plain", "remat", "scan", "jit", "vmap"])
+@every_lift
 @pytest.mark.parametrize("how", ["whole", "combine", "combine, is_leaf"])
 def test_equinox(lift: str, how: str) -> None:
     eqx = pytest.importorskip("equinox", reason="pip install equinox")
