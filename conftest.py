@@ -21,11 +21,17 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 collect_ignore = [] if "OPTAX_TEST" in os.environ else ["tests/parity/_optax_own.py"]
 
 
+NEED_TORCH = {
+    f"rmsprop_optax.interchange.torch.{name}"
+    for name in ("export_params", "export_state", "import_params", "import_run")
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A doctest that makes tensors is skipped where there are none, but never in CI."""
     if importlib.util.find_spec("torch") or os.environ.get("CI"):
         return
     for item in items:
-        if item.name == "rmsprop_optax.interchange.torch.export_state":
+        if item.name in NEED_TORCH:
             reason = "needs torch: pip install 'rmsprop_optax[parity]'"
             item.add_marker(pytest.mark.skip(reason=reason))
