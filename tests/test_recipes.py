@@ -1,4 +1,4 @@
-"""The recipes of the README against their sources' own lines, in NumPy."""
+"""The recipes of the guide against their sources' own lines, in NumPy."""
 
 import doctest
 import math
@@ -14,13 +14,13 @@ import pytest
 
 from rmsprop_optax import finalize
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs/guides/recipes.md").read_text()
 STEPS = 40
 EPOCH = 1281167 / 2048
 
 
 def _recipes() -> dict[str, Any]:
-    section = README.split("## Recipes")[1].split("| recipe |")[0]
+    section = PAGE.split("## Published recipes")[1].split("| recipe |")[0]
     names: dict[str, Any] = {"jnp": jnp, "optax": optax}
     exec("from rmsprop_optax import dialects", names)
     for example in doctest.DocTestParser().get_examples(section):
@@ -183,6 +183,6 @@ def test_batch_norms_do_not_decay_in_efficientnet() -> None:
 
 
 def test_every_recipe_is_in_the_table() -> None:
-    table = README.split("| recipe |")[1].split("\n\n")[0]
+    table = PAGE.split("| recipe |")[1].split("\n\n")[0]
     for name in SOURCES:
         assert f"| `{name}`" in table

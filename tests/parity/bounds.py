@@ -1,4 +1,4 @@
-"""Writes into the README how near each dialect is: `python -m tests.parity.bounds`.
+"""Writes into a guide how close each dialect is: `python -m tests.parity.bounds`.
 
 For every dialect and framework, 40 draws of arguments, gradients over twelve orders of
 magnitude, 200 steps, in float64 and in float32.
@@ -20,7 +20,7 @@ import numpy as np
 from tests.parity._table import TABLE
 from tests.parity.test_dialects import compare
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "which-rmsprop.md"
 PACKAGES = {
     "keras": "keras",
     "tf_keras": "tf_keras",
@@ -67,11 +67,11 @@ def main() -> None:
     ]
     table = "\n".join([HEADER, *rows])
     begin, end = "<!-- bounds: begin -->", "<!-- bounds: end -->"
-    text = README.read_text()
+    text = PAGE.read_text()
     text = re.sub(
         f"{begin}.*{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL
     )
-    README.write_text(text)
+    PAGE.write_text(text)
     sys.stdout.write(table + "\n")
 
 

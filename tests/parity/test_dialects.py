@@ -8,7 +8,7 @@ import pytest
 from tests.parity._problem import differences, draw_problem, ours
 from tests.parity._table import TABLE, Dialect, decades, draw_rates
 
-# Of a float32's last place, per step: what the table in the README says is measured.
+# Of a float32's last place, per step: what the table of the guide says is measured.
 ULPS_A_STEP = 2.0
 FLOAT64 = 1e-12
 ROWS = [
