@@ -1,5 +1,7 @@
 """The factory: Keras 3's RMSprop, and this library's own options."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from collections.abc import Mapping
 
 from rmsprop_optax._chain import Rmsprop, build

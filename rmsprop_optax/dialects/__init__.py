@@ -13,6 +13,8 @@ the framework wants them. Each dialect is one row of choices for one and the sam
 * `optax` is `optax.rmsprop`.
 """
 
+from __future__ import annotations  # so that `help` prints their names
+
 from rmsprop_optax._rmsprop import rmsprop as keras
 from rmsprop_optax.dialects._optax import optax
 from rmsprop_optax.dialects._tf1 import tf1

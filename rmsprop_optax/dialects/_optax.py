@@ -1,5 +1,7 @@
 """Optax's RMSprop."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._foundation._arguments import factory

@@ -1,5 +1,7 @@
 """TensorFlow 1's RMSProp."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig
 from rmsprop_optax._foundation._arguments import factory

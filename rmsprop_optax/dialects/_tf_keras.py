@@ -1,5 +1,7 @@
 """The RMSprop of tf.keras up to 2.10."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import Any
 
 import jax.numpy as jnp

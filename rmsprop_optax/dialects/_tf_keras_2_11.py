@@ -1,5 +1,7 @@
 """tf.keras 2.11 to 2.15: Keras 3's update, and another average of the weights."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig
 from rmsprop_optax._foundation._arguments import factory

@@ -1,5 +1,7 @@
 """timm's RMSpropTF."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import Any
 
 from rmsprop_optax._chain import Rmsprop, build

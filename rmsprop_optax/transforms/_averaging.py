@@ -1,5 +1,7 @@
 """The exponential moving average of the parameters, and their overwriting by it."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import Any, NamedTuple
 
 import jax

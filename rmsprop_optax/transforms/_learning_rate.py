@@ -1,5 +1,7 @@
 """The learning rate: a number, a schedule, or a callable that is read live."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

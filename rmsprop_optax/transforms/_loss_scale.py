@@ -1,5 +1,7 @@
 """Division of the gradients by a fixed loss scale."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import Any, NamedTuple
 
 import jax

@@ -1,5 +1,7 @@
 """Updates for leaves that have no gradient."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 import jax
 import jax.numpy as jnp
 import optax

@@ -1,5 +1,7 @@
 """Division by the root of the mean square: RMSprop itself."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import NamedTuple
 
 import jax

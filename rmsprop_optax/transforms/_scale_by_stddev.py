@@ -1,5 +1,7 @@
 """Division by the root of the variance: centered RMSprop, without the cancellation."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import Any, NamedTuple
 
 import jax

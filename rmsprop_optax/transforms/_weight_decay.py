@@ -1,5 +1,7 @@
 """Decoupled weight decay, and masks that say which parameters decay."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """Caution: a momentum moves only where the gradient agrees."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """A loss scale that grows while gradients are finite and shrinks when they are not."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import Any, NamedTuple
 
 import jax

@@ -1,5 +1,7 @@
 """Float32 inside, and one rounding at the end."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import Any
 
 import jax

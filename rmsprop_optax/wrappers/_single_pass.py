@@ -1,5 +1,7 @@
 """One loop for each parameter, where XLA on CPU makes one for each result of a step."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial

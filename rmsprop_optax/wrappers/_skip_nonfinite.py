@@ -1,5 +1,7 @@
 """Dropping the steps whose gradients are not finite."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import Any, NamedTuple
 
 import jax

@@ -1,5 +1,7 @@
 """Complex parameters as pairs of real ones."""
 
+from __future__ import annotations  # so that `help` prints their names
+
 from typing import Any, NamedTuple
 
 import jax

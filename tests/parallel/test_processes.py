@@ -1,4 +1,4 @@
-"""`examples/processes.py` as people run it: 1, 2 and 4 processes, and one that dies."""
+"""`examples/several_processes.py` in 1, 2 and 4 processes, and where one dies."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def _start(folder: Path, count: int, steps: int = 20, every: int = 5) -> list[Pr
             "--save-every": every,
             "--timeout": TIMEOUT,
         }
-        command = [sys.executable, str(ROOT / "examples" / "processes.py")]
+        command = [sys.executable, str(ROOT / "examples" / "several_processes.py")]
         for flag, value in flags.items():
             command += [flag, str(value)]
         return subprocess.Popen(

@@ -1,9 +1,9 @@
 """Training in several processes, each with its own part of the data. No launcher.
 
-On each machine (or here several times, in as many terminals):
+In this folder, on each machine (or here several times, in as many terminals):
 
-    python examples/processes.py --processes 2 --process 0 --coordinator 10.0.0.1:12345
-    python examples/processes.py --processes 2 --process 1 --coordinator 10.0.0.1:12345
+    python several_processes.py --processes 2 --process 0 --coordinator 10.0.0.1:12345
+    python several_processes.py --processes 2 --process 1 --coordinator 10.0.0.1:12345
 
 The coordinator is process 0, under an address that the others can reach. Each process
 reads its own lines of the data, the optimizer's state is split over all devices of all
