@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 from rmsprop_optax import dialects, interchange
 
-GROUPS = {"body": {"lr": 3e-4, "momentum": 0.9}, "head": {"lr": 1e-3, "momentum": 0.9}}
-COMMON = {"alpha": 0.9, "eps": 1e-3}
+COMMON: dict[str, Any] = {"momentum": 0.9, "alpha": 0.9, "eps": 1e-3}
+RATES = {"body": 3e-4, "head": 1e-3}
 # The head is the last layer, the rest is the body.
 GROUP_OF = {"conv": "body", "norm": "body", "out": "head"}
 NAMES = {"out": "classifier"}  # the layer has another name in PyTorch
@@ -81,8 +81,8 @@ def train_torch(steps: int, file: Path) -> Iterator[Any]:
     net = TorchNet()
     body = [*net.conv.parameters(), *net.norm.parameters()]
     groups = [
-        {"params": body, **GROUPS["body"]},
-        {"params": net.classifier.parameters(), **GROUPS["head"]},
+        {"params": body, "lr": RATES["body"]},
+        {"params": net.classifier.parameters(), "lr": RATES["head"]},
     ]
     optimizer = torch.optim.RMSprop(groups, **COMMON)
     loss_fn = torch.nn.CrossEntropyLoss()
@@ -101,7 +101,7 @@ def train_here(steps: int, file: Path, *, with_state: bool) -> Iterator[Any]:
     graphdef, state = nnx.split(Net(nnx.Rngs(0)), nnx.Param)
     params = nnx.to_pure_dict(state)
     tx = optax.partition(
-        {name: dialects.torch(**group, **COMMON) for name, group in GROUPS.items()},
+        {name: dialects.torch(rate, **COMMON) for name, rate in RATES.items()},
         lambda params: {name: GROUP_OF[name] for name in params},
     )
     params, opt_state = interchange.torch.import_run(
@@ -127,7 +127,7 @@ def train_here(steps: int, file: Path, *, with_state: bool) -> Iterator[Any]:
 
 def main(argv: list[str] | None = None) -> float:
     """Returns the largest difference of any parameter after the last step."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Moves a run from PyTorch to NNX.")
     parser.add_argument("--steps", type=int, default=200, help="on both sides together")
     parser.add_argument("--picture", type=Path, default=Path("move_a_run.png"))
     flags = parser.parse_args(argv)
