@@ -21,17 +21,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 collect_ignore = [] if "OPTAX_TEST" in os.environ else ["tests/parity/_optax_own.py"]
 
 
-NEED_TORCH = {
-    f"rmsprop_optax.interchange.torch.{name}"
-    for name in ("export_params", "export_state", "import_params", "import_run")
-}
+TORCH = ("export_params", "export_state", "import_params", "import_run")
+NEEDED = {f"rmsprop_optax.interchange.torch.{name}": "torch" for name in TORCH}
+NEEDED["rmsprop_optax.interchange.tf1.import_run"] = "tensorflow"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A doctest that makes tensors is skipped where there are none, but never in CI."""
-    if importlib.util.find_spec("torch") or os.environ.get("CI"):
-        return
+    """A doctest of a framework is skipped where that is missing, but never in CI."""
     for item in items:
-        if item.name in NEED_TORCH:
-            reason = "needs torch: pip install 'rmsprop_optax[parity]'"
+        module = NEEDED.get(item.name)
+        if module and not (importlib.util.find_spec(module) or os.environ.get("CI")):
+            reason = f"needs {module}: pip install 'rmsprop_optax[parity]'"
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -22,7 +22,7 @@ MODES: dict[str, Callable[[], Any]] = {
     "debug nans": lambda: jax.debug_nans(True),
     "check leaks": jax.checking_leaks,
 }
-FAST = ("rmsprop, everything", "torch", "lazy, optax.adam", "low_precision, optax.adam")
+FAST = ("rmsprop, everything", "low_precision, optax.adam")
 every_row = pytest.mark.parametrize("name", rows(FAST))
 
 
@@ -158,7 +158,10 @@ def test_parallel_steps(builder: str, kind: str, ambient: bool) -> None:
     _assert_same(found, expected)
 
 
-@pytest.mark.parametrize("kind", ["int8", "bfloat16", None])
+@pytest.mark.parametrize(
+    "kind",
+    [*(pytest.param(k, marks=pytest.mark.slow) for k in ("int8", None)), "bfloat16"],
+)
 def test_states_as_flax_msgpack(kind: Any) -> None:
     """The sums of rows, codes and scales come back to the bit."""
     serialization = pytest.importorskip("flax.serialization", reason="needs flax")

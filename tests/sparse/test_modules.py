@@ -12,8 +12,9 @@ import rmsprop_optax as ro
 from rmsprop_optax import sparse
 
 HEIGHT, WIDTH = 12, 3
-SLOW = (pytest.param(lift, marks=pytest.mark.slow) for lift in ("remat", "jit", "vmap"))
-every_lift = pytest.mark.parametrize("lift", ["plain", "scan", *SLOW])
+LIFTS = ("scan", "remat", "jit", "vmap")
+SLOW = (pytest.param(lift, marks=pytest.mark.slow) for lift in LIFTS)
+every_lift = pytest.mark.parametrize("lift", ["plain", *SLOW])
 IDS = jnp.array([[3, 7], [7, 1]])
 DENSE = {"rtol": 1e-6, "atol": 1e-7}
 
