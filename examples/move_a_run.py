@@ -66,7 +66,7 @@ class Net(nnx.Module):
         return self.out(self.norm(jnp.tanh(self.conv(images)).mean((1, 2))))
 
 
-def batches(steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def batches(steps: int) -> list[tuple[Any, Any]]:
     """Images of shape (64, 8, 8, 1) and their labels."""
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32).reshape(-1, 8, 8, 1)

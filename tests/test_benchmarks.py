@@ -30,6 +30,7 @@ def test_an_unknown_suite_is_one_line_and_exit_code_2(
     assert "dense" in line
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_a_table_a_picture_and_a_summary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

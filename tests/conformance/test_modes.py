@@ -128,7 +128,7 @@ def _check_explicit_mesh(name: str, axis: int, wrap: Any) -> None:
 
 @pytest.mark.parametrize("builder", ["data_parallel", "sharded_data_parallel"])
 @pytest.mark.parametrize("kind", ["explicit", "auto"])
-@pytest.mark.parametrize("ambient", [False, True])
+@pytest.mark.parametrize("ambient", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_parallel_steps(builder: str, kind: str, ambient: bool) -> None:
     """Zero-size leaves, a norm, accumulation and skipping in the chain, 8 bits."""
 

@@ -90,9 +90,8 @@ def test_a_run_from_the_command_line(tmp_path: Path) -> None:
     assert loss < unigram - 0.5
 
 
-@pytest.mark.parametrize(
-    "flags", [["--use-ema"], pytest.param(FULL, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--use-ema"], FULL])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

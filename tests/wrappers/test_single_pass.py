@@ -128,6 +128,7 @@ def _with_the_flag(*arguments: str) -> None:
     assert "skipped" not in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_with_the_flag() -> None:
     _with_the_flag(SWITCHED)
 
