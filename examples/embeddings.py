@@ -3,12 +3,14 @@
     pip install . flax matplotlib tqdm
     python examples/embeddings.py
 
-Each example is a bag of 8 ids, drawn as words are: a few often, most rarely. Each id has a
-hidden sign, and the label is the majority's. The model is the mean of the rows of the
-table, and a linear layer. It is trained by `optax.adam` and `rmsprop`, with dense
+Each example is a bag of 8 ids, drawn as words are: a few often, most rarely. Each id has
+a hidden sign, and the label is the majority's. The model is the mean of the rows of the
+table, and a linear layer. It is trained by `optax.adam` and `rmsprop`: with dense
 gradients, with rows, and with rows and moments in 8 bits. The table that is printed has
 the time of a step, the bytes of the moments, and the accuracy on new examples.
-`embeddings.png` shows them. It takes about two minutes on two CPU cores.
+`embeddings.png` shows them. It takes about two minutes on two CPU cores. Measured there:
+175 ms a dense step, 3.5 (`optax.adam`) and 1.4 ms (`rmsprop`) by rows, 3.9 and 1.8 ms in
+8 bits with 28 % of the bytes; the accuracies differ by half a percent.
 """
 
 import argparse

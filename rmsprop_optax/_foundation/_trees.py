@@ -39,8 +39,11 @@ class GradientLeaf(Protocol):
 
 
 def is_gradient_leaf(node: Any) -> bool:
-    """Whether a node has the methods of `GradientLeaf`."""
-    return hasattr(node, "map_values")
+    """Whether a node has the methods of `GradientLeaf`.
+
+    Its class is asked: an NNX `Variable` has the attributes of what is in it.
+    """
+    return hasattr(type(node), "map_values")
 
 
 def is_leaf(node: Any) -> bool:

@@ -135,6 +135,12 @@ def test_nnx(lift: str) -> None:
     optimizer.update(model, grads)
     changed = np.any(np.asarray(model.words[...]) != before, axis=1)
     assert np.flatnonzero(changed).tolist() == [1, 3, 7]
+    # Without `nnx.Optimizer`: gradients whose rows are inside of Variables.
+    for tx in (ro.rmsprop(0.1), sparse.lazy(optax.adam(0.1))):
+        updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+        new = optax.apply_updates(params, updates)
+        changed = np.any(np.asarray(new["words"][...] != params["words"][...]), axis=1)
+        assert np.flatnonzero(changed).tolist() == [1, 3, 7]
 
 
 @every_lift
