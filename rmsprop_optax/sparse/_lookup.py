@@ -71,7 +71,7 @@ class TableView:
     __sub__ = __rsub__ = __truediv__ = __rtruediv__ = __pow__ = __getitem__
 
 
-def lookup(table: jax.Array | TableView, ids: Any) -> jax.Array:
+def lookup(table: Any, ids: Any) -> jax.Array:
     """The rows of ``table`` with these ids.
 
     Outside [`value_and_grad`][rmsprop_optax.sparse.value_and_grad] this is
