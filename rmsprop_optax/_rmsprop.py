@@ -107,7 +107,7 @@ def rmsprop(
       initial_scale: The mean square before the first step; TensorFlow 1 has 1.
       bias_correction: Whether the moments are divided by $1 - ρ^t$, as in Adam.
       skip_nonfinite: Whether to drop a call with an infinite or NaN gradient: the update
-        is zero, and of the state only a counter changes.
+        is zero, and of the state only counters change.
       accumulate_rows: Where gradients are accumulated and some come as
         [`RowSlices`][rmsprop_optax.sparse.RowSlices]: by the path of each such table, how
         many rows the k calls touch together at the most.

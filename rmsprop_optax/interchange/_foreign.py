@@ -79,8 +79,8 @@ def _find_order(current: Slots, names: Sequence[str] | None) -> list[str]:
             named = f", and the names {list(names)} do not say" if names else ""
             raise ValueError(
                 f"Which of {alike} comes first in the framework? All have the shape "
-                f"{shape}{named}. Give `order`, our paths in the order of the "
-                f"framework's parameters; if that is our own, order={paths}."
+                f"{shape}{named}. Give `order`: {paths}, in the order of the "
+                "framework's parameters."
             )
     return paths
 

@@ -25,7 +25,10 @@ _NO_MASK: dict[str, Any] = {"weight_decay_mask": None, "decay_rate": None}
 def configurations(
     tx: optax.GradientTransformation, opt_state: PyTree, current: Slots
 ) -> dict[str, RmspropConfig]:
-    """The configuration that each parameter of a state is trained with, by path."""
+    """The configuration that each parameter of a state is trained with, by path.
+
+    A parameter that a mask excludes has one without weight decay.
+    """
     check_transformation("tx", tx)
     found: dict[str, RmspropConfig] = {}
     params = parameters_like(opt_state)
@@ -70,18 +73,20 @@ def compare(
     options: Mapping[str, str],
     ignore: Collection[str],
     where: str,
+    path: str,
 ) -> None:
-    """Raises an error for a number of the run that is another one here.
+    """Raises an error for a number of the run with which a parameter is not trained here.
 
     Schedules, and numbers that `optax.inject_hyperparams` keeps in the state, are not
     compared.
 
     Args:
       theirs: The numbers of the run, by the framework's own names.
-      config: What the transformation was built with.
+      config: What the parameter is trained with.
       options: From the framework's names to those of the configuration.
       ignore: Names of the framework's that may differ.
       where: What has these numbers, for the message.
+      path: The parameter, for the message.
     """
     for name, option in options.items():
         ours = getattr(config, option)
@@ -91,7 +96,7 @@ def compare(
         if isinstance(ours, Tracer) or _same(value, ours):
             continue
         raise ValueError(
-            f"`{name}` of {where} is {value!r}, and `tx` was built with "
+            f"`{name}` of {where} is {value!r}, and `tx` trains '{path}' with "
             f"{config.argument(option)}={ours!r}. Build it with the numbers of the run; "
             f"or give ignore=({name!r},) to go on with those of `tx`."
         )

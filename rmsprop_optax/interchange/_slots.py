@@ -186,9 +186,7 @@ def nodes(opt_state: PyTree) -> list[Any]:
 def parameters_like(opt_state: PyTree) -> PyTree:
     """A tree like the parameters: the second moments, of all groups of a partition."""
     seconds = (optax.ScaleByRmsState, ScaleByStddevState)
-    return _merge(
-        [node.nu for node in nodes(opt_state) if isinstance(node, seconds)],
-    )
+    return _merge([node.nu for node in nodes(opt_state) if isinstance(node, seconds)])
 
 
 def _merge(groups: list[Any]) -> Any:
@@ -262,9 +260,9 @@ def _in_order_of(order: list[str], leaves: Leaves) -> Leaves:
     place = {path: i for i, path in enumerate(order)}
 
     def rank(path: str) -> int:
-        while path not in place:
+        while path and path not in place:
             path = path.rpartition("/")[0]
-        return place[path]
+        return place.get(path, len(place))
 
     return dict(sorted(leaves.items(), key=lambda item: rank(item[0])))
 

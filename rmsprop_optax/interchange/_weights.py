@@ -50,9 +50,11 @@ class Weight(NamedTuple):
     axes: tuple[int, ...] | None
 
     def to_ours(self, array: np.ndarray) -> np.ndarray:
+        """The framework's array with the axes in our order."""
         return array if self.axes is None else array.transpose(self.axes)
 
     def to_theirs(self, array: np.ndarray) -> np.ndarray:
+        """Our array with the axes in the framework's order."""
         return array if self.axes is None else array.transpose(np.argsort(self.axes))
 
 
@@ -102,8 +104,8 @@ def find_weights(
 
 
 def _check_layouts(layouts: Layouts) -> None:
-    kinds = isinstance(layouts, Mapping) and [*layouts.values()]
-    if kinds is False or not all(isinstance(kind, Layout) for kind in kinds):
+    kinds = layouts.values() if isinstance(layouts, Mapping) else [layouts]
+    if not all(isinstance(kind, Layout) for kind in kinds):
         raise TypeError(
             "`layouts` must be a mapping such as {('kernel', 2): Layout(('weight',), "
             f"(1, 0))}}, got {layouts!r}."

@@ -28,7 +28,8 @@ def clip_by_norm(g: jax.Array, norm: jax.Array, max_norm: Scalar) -> jax.Array:
     # in the dtype, its root is, twice.
     ratio = norm / max_norm
     fits = ratio < 2.0 ** (jnp.finfo(norm.dtype).maxexp - 3)
-    root = jnp.sqrt(real_like(max_norm, norm)) / jnp.sqrt(norm)
+    # Of 1 where it is not used: the root of 0 has no derivative.
+    root = jnp.sqrt(real_like(max_norm, norm)) / jnp.sqrt(jnp.where(fits, 1, norm))
     first = jnp.where(fits, 1, root)
     second = jnp.where(fits, 1 / jnp.maximum(ratio, 1), root)
     return g * real_like(first, g) * real_like(second, g)

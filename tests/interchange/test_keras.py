@@ -10,7 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import accumulate_gradients, dialects, finalize, rmsprop
+from rmsprop_optax import (
+    accumulate_gradients,
+    dialects,
+    exclude_paths,
+    finalize,
+    rmsprop,
+)
 from rmsprop_optax.interchange import keras as interchange
 from tests.interchange._runs import (
     HALF,
@@ -268,6 +274,53 @@ def test_numbers_are_compared(tmp_path: Path) -> None:
     place = tx.init(params)
     with pytest.raises(ValueError, match="holds the optimizer Adam, no RMSprop"):
         interchange.import_state(tmp_path / "adam.keras", place, tx, order=order)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("source", ["optimizer", "run.keras"])
+def test_exclusions_from_weight_decay_are_a_mask(source: str, tmp_path: Path) -> None:
+    keras = peer("keras", "keras")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    optimizer = keras.optimizers.RMSprop(0.01, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model.compile(optimizer, "mse")
+    x, y = np.ones((8, 3), np.float32), np.ones((8, 2), np.float32)
+    model.fit(x, y, batch_size=8, epochs=3, verbose=0)
+    foreign: Any = optimizer
+    if source == "run.keras":
+        foreign = tmp_path / source
+        model.save(foreign)
+    layer = model.layers[0]
+    params = {n: jnp.array(getattr(layer, n).value) for n in ("kernel", "bias")}
+    mask, order = exclude_paths("bias"), ["kernel", "bias"]
+
+    def move(**options: Any) -> Any:
+        tx = rmsprop(0.01, **options)
+        state = interchange.import_state(foreign, tx.init(params), tx, order=order)
+        interchange.export_state(state, foreign, tx, order=order)
+        return tx, state
+
+    for same in (mask, mask(params)):
+        tx, state = move(weight_decay=0.5, weight_decay_mask=same)
+    grads = jax.grad(lambda p: jnp.mean((x @ p["kernel"] + p["bias"] - y) ** 2))(params)
+    updates, _ = tx.update(grads, state, params)
+    model.fit(x, y, batch_size=8, verbose=0)
+    for name, p in optax.apply_updates(params, updates).items():
+        np.testing.assert_allclose(p, getattr(layer, name).value, rtol=1e-5)
+    # Another decay, none, and where the optimizer knows them, other exclusions.
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"weight_decay": 0.4, "weight_decay_mask": mask}, "'kernel' .*weight_decay=0.4"),
+        ({}, "'kernel' with weight_decay=None"),
+    ]
+    if source == "optimizer":
+        other = exclude_paths("kernel")
+        wrong += [
+            ({"weight_decay": 0.5}, "is None, and `tx` trains 'bias' .*weight_decay=0.5"),
+            ({"weight_decay": 0.5, "weight_decay_mask": other}, "trains 'kernel' with"),
+        ]
+    for options, words in wrong:
+        with pytest.raises(ValueError, match=words):
+            move(**options)
 
 
 def _file(path: Path, arrays: list[Any]) -> Path:

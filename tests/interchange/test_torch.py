@@ -303,7 +303,10 @@ def test_numbers_of_the_groups_are_compared() -> None:
     two = {"a": dialects.torch(lr=7e-4, eps=1e-5), "b": dialects.torch(lr=3e-4)}
     clip = optax.clip_by_global_norm(1.0)
     right = optax.chain(clip, optax.partition(two, {"a": "a", "b": "b"}))
-    interchange.import_state(before, right.init(params), right)
+    order = ["a", "b"]
+    with pytest.raises(ValueError, match=r"2 parameter groups and no names.*`order`"):
+        interchange.import_state(before, right.init(params), right)
+    interchange.import_state(before, right.init(params), right, order=order)
     swapped = optax.partition(two, {"a": "b", "b": "a"})
     wrong: list[tuple[Any, str]] = [
         (two["a"], r"`lr` of `param_groups\[1\]` is 0.0003.*lr=0.0007.*ignore=\('lr',\)"),
@@ -315,16 +318,17 @@ def test_numbers_of_the_groups_are_compared() -> None:
     ]
     for tx, words in wrong:
         with pytest.raises(ValueError, match=words):
-            interchange.import_state(before, tx.init(params), tx)
+            interchange.import_state(before, tx.init(params), tx, order=order)
     tx = two["a"]
-    interchange.import_state(before, tx.init(params), tx, ignore=("lr", "eps"))
+    given: dict[str, Any] = {"order": order, "ignore": ("lr", "eps")}
+    interchange.import_state(before, tx.init(params), tx, **given)
     with pytest.raises(ValueError, match=r"`ignore` names \['rho'\]"):
-        interchange.import_state(before, tx.init(params), tx, ignore=["rho"])
+        interchange.import_state(before, tx.init(params), tx, order=order, ignore=["rho"])
     with pytest.raises(ValueError, match=r"`lr` of `param_groups\[1\]`"):
-        interchange.export_state(tx.init(params), before, tx)
+        interchange.export_state(tx.init(params), before, tx, order=order)
     # A schedule has no one number to compare.
     tx = dialects.torch(optax.constant_schedule(1.0))
-    interchange.import_state(before, tx.init(params), tx, ignore=("eps",))
+    interchange.import_state(before, tx.init(params), tx, order=order, ignore=("eps",))
 
 
 def test_parameters_of_one_shape_are_not_exchanged() -> None:

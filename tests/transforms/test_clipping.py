@@ -121,3 +121,11 @@ def test_ratios_whose_inverse_is_not_in_float32(clip: Any) -> None:
         updates, _ = jax.jit(clip(bound).update)(g, optax.EmptyState())
         exact = np.array(values) * bound / max(np.hypot(*values), bound)
         np.testing.assert_allclose(updates, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [clip_by_norm, clip_by_global_norm])
+def test_the_derivative_at_zero(clip: Any) -> None:
+    def clipped(g: jax.Array) -> jax.Array:
+        return clip(1.0).update(g, optax.EmptyState())[0].sum()
+
+    np.testing.assert_array_equal(jax.grad(clipped)(jnp.zeros(3)), np.ones(3))

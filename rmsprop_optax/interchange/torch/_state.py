@@ -1,10 +1,8 @@
-"""Runs of `torch.optim.RMSprop` (and timm's RMSpropTF), in and out."""
+"""The state of `torch.optim.RMSprop` (and of timm's RMSpropTF), in and out."""
 
 from collections.abc import Collection, Iterable, Mapping
-from os import PathLike, fspath
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -15,7 +13,6 @@ from rmsprop_optax.interchange._foreign import (
     Place,
     as_count,
     as_number,
-    check_archive,
     check_keys,
     check_rate_place,
     check_slot,
@@ -33,40 +30,9 @@ from rmsprop_optax.interchange._hyperparams import (
     configurations,
 )
 from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, write
-from rmsprop_optax.interchange._weights import (
-    Layout,
-    Layouts,
-    Weight,
-    converts,
-    export_weights,
-    find_weights,
-    import_weights,
-)
+from rmsprop_optax.interchange.torch._files import Foreign, import_torch, state_dict_of
 
-__all__ = [
-    "LAYOUTS",
-    "export_params",
-    "export_state",
-    "import_params",
-    "import_run",
-    "import_state",
-]
-
-LAYOUTS: Layouts = {
-    ("kernel", 2): Layout(("weight",), (1, 0)),
-    ("kernel", 3): Layout(("weight",), (2, 1, 0)),
-    ("kernel", 4): Layout(("weight",), (2, 3, 1, 0)),
-    ("kernel", 5): Layout(("weight",), (2, 3, 4, 1, 0)),
-    ("embedding", 2): Layout(("weight",)),
-    ("scale", 1): Layout(("weight",)),
-}
-"""How PyTorch keeps the weights of Flax's `Linear`, `Conv`, `Embed` and norms."""
-
-_BUFFERS = (r"\bnum_batches_tracked$", r"\brunning_(mean|var)$")
-
-Foreign = Mapping[str, Any] | str | PathLike[str]
 Order = Iterable[str | None] | Mapping[str, str] | None
-
 _OPTIONS = {
     "lr": "learning_rate",
     "alpha": "decay",
@@ -144,7 +110,7 @@ def import_state(
     """
     if key is not None:
         check_name("key", key)
-    state_dict = _state_dict(foreign, key)
+    state_dict = state_dict_of(foreign, key)
     groups, state = state_dict["param_groups"], state_dict["state"]
     current = read(opt_state)
     _check_momentum(groups, current)
@@ -228,8 +194,8 @@ def export_state(
       tensor([4., 9.])
     """
     check_step(step)
-    torch = _torch()
-    like = _state_dict(like, None)
+    torch = import_torch()
+    like = state_dict_of(like, None)
     groups = [dict(group) for group in like["param_groups"]]
     current = read_for("PyTorch", opt_state)
     where = _places(groups, current, order, convert, "`like`")
@@ -259,291 +225,6 @@ def export_state(
     return {"state": state, "param_groups": groups}
 
 
-def import_params(
-    foreign: Foreign,
-    params: PyTree,
-    *,
-    names: Mapping[str, str] | None = None,
-    layouts: Layouts = LAYOUTS,
-    convert: Convert | None = None,
-    ignore: Iterable[str] = _BUFFERS,
-    key: str | None = None,
-) -> PyTree:
-    """The weights of a PyTorch model as parameters of ours.
-
-    A parameter ``dense/kernel`` is looked for as ``dense.weight``, transposed, as
-    ``layouts`` says. The framework's name may have more in front (``module.``).
-
-    Args:
-      foreign: What ``model.state_dict()`` returned; or the path of a ``.pt`` file, read
-        with ``weights_only=True``, or of a ``.safetensors`` file.
-      params: Our parameters, whose tree, shapes, dtypes and shardings the result has.
-      names: From our paths, or the paths of our layers, to PyTorch's names:
-        ``{"hidden": "fc1", "scale": "norm.weight"}``.
-      layouts: By the last part of a path and its number of axes, what PyTorch calls such
-        a weight, and its axes: ``{**LAYOUTS, ("w", 2): Layout(("weight",), (1, 0))}``.
-      convert: By path, a function that brings PyTorch's NumPy array into our layout, in
-        the place of the transposition.
-      ignore: Regular expressions of names that are not wanted. A weight that no
-        parameter takes is an error otherwise.
-      key: The entry of a file that holds the weights beside other things.
-
-    Returns:
-      A tree like ``params``.
-
-    Raises:
-      ValueError: For what does not fit, by name and path.
-      ImportError: For a path, where torch or safetensors is missing.
-
-    Examples:
-      >>> import jax.numpy as jnp, torch
-      >>> from rmsprop_optax import interchange
-      >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2))
-      >>> params = {"hidden": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}}
-      >>> params = interchange.torch.import_params(
-      ...     model.state_dict(), params, names={"hidden": "0"}
-      ... )
-      >>> bool((params["hidden"]["kernel"] == model[0].weight.detach().numpy().T).all())
-      True
-    """
-    if key is not None:
-        check_name("key", key)
-    theirs = _weights(foreign, key)
-    weights = find_weights(params, theirs, names, layouts, ignore, ".")
-    return import_weights(params, weights, theirs.__getitem__, convert)
-
-
-def export_params(
-    params: PyTree,
-    like: Mapping[str, Any],
-    *,
-    names: Mapping[str, str] | None = None,
-    layouts: Layouts = LAYOUTS,
-    convert: Convert | None = None,
-    ignore: Iterable[str] = _BUFFERS,
-) -> dict[str, Any]:
-    """Our parameters as what ``model.load_state_dict`` takes.
-
-    Args:
-      params: Our parameters.
-      like: ``model.state_dict()`` of the model that is to have them; what `ignore` names
-        stays as it is there.
-      names: As for [`import_params`][rmsprop_optax.interchange.torch.import_params].
-      layouts: As there.
-      convert: By path, a function that brings our NumPy array into PyTorch's layout.
-      ignore: As there.
-
-    Returns:
-      A state dictionary of tensors in the dtypes of ``like``.
-
-    Raises:
-      ValueError: For what does not fit, by name and path.
-      ImportError: Where torch is missing.
-
-    Examples:
-      >>> import jax.numpy as jnp, torch
-      >>> from rmsprop_optax import interchange
-      >>> model = torch.nn.Linear(3, 2)
-      >>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
-      >>> like = model.state_dict()
-      >>> model.load_state_dict(interchange.torch.export_params(params, like))
-      <All keys matched successfully>
-    """
-    torch = _torch()
-    weights = find_weights(params, like, names, layouts, ignore, ".")
-    result = dict(like)
-    for name, array in export_weights(params, weights, convert).items():
-        if tuple(like[name].shape) != array.shape:
-            raise ValueError(
-                f"`{name}` has shape {tuple(like[name].shape)} in `like`, {array.shape} "
-                "here: give `convert`."
-            )
-        # NumPy's bfloat16 is none that PyTorch knows.
-        wide = array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
-        result[name] = torch.tensor(wide, dtype=like[name].dtype)
-    return result
-
-
-def import_run(
-    foreign: Mapping[str, Any] | str | PathLike[str],
-    params: PyTree,
-    opt_state: PyTree,
-    tx: optax.GradientTransformation,
-    *,
-    model: str = "model",
-    optimizer: str = "optimizer",
-    names: Mapping[str, str] | None = None,
-    layouts: Layouts = LAYOUTS,
-    convert: Convert | None = None,
-    ignore_weights: Iterable[str] = _BUFFERS,
-    order: Order = None,
-    ignore: Iterable[str] = (),
-    fresh: Iterable[str] = (),
-) -> tuple[PyTree, PyTree]:
-    """Weights and optimizer state of a PyTorch checkpoint, in one call.
-
-    Args:
-      foreign: A checkpoint with the state dictionaries of both, or its path.
-      params: As for [`import_params`][rmsprop_optax.interchange.torch.import_params].
-      opt_state: As for [`import_state`][rmsprop_optax.interchange.torch.import_state].
-      tx: As there.
-      model: The key of the model's state dictionary.
-      optimizer: The key of the optimizer's.
-      names: As for `import_params`.
-      layouts: As there; moments are laid out as their weights.
-      convert: By path, for the weight and its moments.
-      ignore_weights: ``ignore`` of `import_params`.
-      order: As for `import_state`. None: the names in the optimizer's state; without
-        names, for one parameter group, the order of the model's weights.
-      ignore: As for `import_state`.
-      fresh: As for `import_state`.
-
-    Returns:
-      The parameters and the state.
-
-    Raises:
-      ValueError: As for the two.
-      ImportError: For a path, where torch is missing.
-
-    Examples:
-      >>> import jax.numpy as jnp, torch
-      >>> from rmsprop_optax import dialects, interchange
-      >>> model = torch.nn.Linear(3, 2)
-      >>> optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-2)
-      >>> model(torch.ones(1, 3)).sum().backward(); optimizer.step()
-      >>> run = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-      >>> tx = dialects.torch(lr=1e-2)
-      >>> params = {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}
-      >>> params, opt_state = interchange.torch.import_run(
-      ...     run, params, tx.init(params), tx
-      ... )
-    """
-    if isinstance(foreign, (str, PathLike)):
-        foreign = _load(foreign, None)
-    for name, key in (("model", model), ("optimizer", optimizer)):
-        check_name(name, key)
-        if not isinstance(foreign, Mapping) or key not in foreign:
-            there = list(foreign) if isinstance(foreign, Mapping) else type(foreign)
-            raise ValueError(
-                f"The checkpoint lacks {key!r}, which `{name}` names: {there}."
-            )
-    theirs, state_dict = foreign[model], _state_dict(foreign[optimizer], None)
-    ignored = check_names("ignore_weights", ignore_weights)
-    weights = find_weights(params, theirs, names, layouts, ignored, ".")
-    if order is None:
-        order = _order_of_model(weights, theirs, state_dict["param_groups"])
-    converts_both = converts(weights, convert)
-    params = import_weights(params, weights, theirs.__getitem__, convert)
-    opt_state = import_state(
-        state_dict,
-        opt_state,
-        tx,
-        order=order,
-        convert=converts_both,
-        ignore=ignore,
-        fresh=fresh,
-    )
-    return params, opt_state
-
-
-def _order_of_model(
-    weights: list[Weight], theirs: Mapping[str, Any], groups: list[Any]
-) -> Order:
-    """The optimizer got the parameters as the model has them, if in one group."""
-    paths = {w.name: w.path for w in weights}
-    if all("param_names" in group for group in groups):
-        return {path: name for name, path in paths.items()}
-    if len(groups) == 1:
-        return [paths[name] for name in theirs if name in paths]
-    return None
-
-
-def _weights(foreign: Any, key: str | None) -> Mapping[str, Any]:
-    """The weights by name, wherever they are."""
-    if isinstance(foreign, (str, PathLike)):
-        if fspath(foreign).endswith(".safetensors"):
-            return _load_safetensors(fspath(foreign))
-        foreign = _load(foreign, key)
-    if not isinstance(foreign, Mapping) or not all(map(_has_shape, foreign.values())):
-        raise ValueError(
-            "The weights must be a mapping from names to tensors, as "
-            "`model.state_dict()` returns it; of a file, name the entry with `key`."
-        )
-    return foreign
-
-
-def _has_shape(value: Any) -> bool:
-    return hasattr(value, "shape")
-
-
-def _load_safetensors(path: str) -> Mapping[str, Any]:
-    try:
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise ImportError(
-            "Files of safetensors need it: pip install safetensors"
-        ) from error
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # of the library, by its version
-        raise ValueError(
-            f"The file {path!r} can't be read as safetensors: {error}"
-        ) from error
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            "PyTorch's files and tensors need torch: pip install torch"
-        ) from error
-    return torch
-
-
-def _state_dict(foreign: Any, key: str | None) -> Mapping[str, Any]:
-    name = "The PyTorch state"
-    if isinstance(foreign, (str, PathLike)):
-        name = f"The file {str(foreign)!r}"
-        foreign = _load(foreign, key)
-    if not isinstance(foreign, Mapping):
-        raise TypeError(
-            f"{name} must be a mapping with `state` and `param_groups`, as "
-            f"`optimizer.state_dict()` returns it, got {type(foreign).__name__}."
-        )
-    if not {"state", "param_groups"} <= set(foreign):
-        raise ValueError(
-            f"{name} must hold `state` and `param_groups`, got {list(foreign)}: if the "
-            "optimizer's state is one of these, name it with `key`, or give it alone."
-        )
-    for i, group in enumerate(foreign["param_groups"]):
-        if "params" not in group:
-            raise ValueError(f"{name} lacks `param_groups[{i}]['params']`.")
-    return foreign
-
-
-def _load(path: str | PathLike[str], key: str | None) -> Any:
-    torch = _torch()
-    check_archive(fspath(path))
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # zip, pickle and tensor errors, by torch's version
-        raise ValueError(
-            f"The file {str(path)!r} can't be read as a PyTorch checkpoint of plain "
-            f"tensors (`weights_only=True`): {error}"
-        ) from error
-    if key is None:
-        return loaded
-    if not isinstance(loaded, Mapping) or key not in loaded:
-        there = list(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
-        raise ValueError(f"The file {str(path)!r} lacks {key!r}: it holds {there}.")
-    return loaded[key]
-
-
 def _places(
     groups: list[Any],
     current: Slots,
@@ -556,6 +237,12 @@ def _places(
     names = None
     if all("param_names" in group for group in groups):
         names = [name for group in groups for name in group["param_names"]]
+    if order is None and names is None and len(groups) > 1:
+        raise ValueError(
+            f"{whose} has {len(groups)} parameter groups and no names. Give `order`: "
+            f"{list(current.nu)}, in the order in which the optimizer got them, group "
+            "after group."
+        )
     paths = _order(order, names)
     held = None if paths is None else [path for path in paths if path is not None]
     where = places(current, held, convert, names)
@@ -681,13 +368,13 @@ def _compare(
         if not group.get("momentum"):  # caution is of the momentum
             options.pop("caution")
         held = [where[index] for index in group["params"]]
-        theirs = [configs[place.path] for place in held if place is not None]
-        for config in {id(config): config for config in theirs}.values():
+        for path in [place.path for place in held if place is not None]:
             if of_timm:
-                check_formula(config, _TIMM, "`dialects.timm`")
+                check_formula(configs[path], _TIMM, "`dialects.timm`")
             else:
-                check_formula(config, _TORCH, "`dialects.torch`")
-            compare(group, config, options, ignore, f"`param_groups[{i}]`")
+                check_formula(configs[path], _TORCH, "`dialects.torch`")
+            name = f"`param_groups[{i}]`"
+            compare(group, configs[path], options, ignore, name, path)
 
 
 def _check_groups(groups: list[Any], state: dict[int, dict[str, Any]]) -> None:

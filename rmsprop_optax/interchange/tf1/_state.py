@@ -1,17 +1,13 @@
-"""Runs of `tf.compat.v1.train.RMSPropOptimizer`, in and out.
-
-tf.keras 2 (`tf.keras.optimizers.legacy.RMSprop`) has slots of the same names and
-meanings; its `momentum` is there only with momentum.
-"""
+"""The slots of TensorFlow 1's RMSprop, in and out."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
 
-from rmsprop_optax._foundation._checks import check_mapping, check_name, check_names
+from rmsprop_optax._foundation._checks import check_mapping, check_name
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
@@ -26,9 +22,7 @@ from rmsprop_optax.interchange._foreign import (
     take,
 )
 from rmsprop_optax.interchange._slots import Slots, read, write
-from rmsprop_optax.interchange._weights import Weight, find_weights, import_weights
-
-__all__ = ["export_state", "import_params", "import_run", "import_state"]
+from rmsprop_optax.interchange.tf1._files import checkpoint_reader
 
 _SLOTS = {"nu": "rms", "mu": "mg", "trace": "momentum"}
 
@@ -175,127 +169,6 @@ def export_state(
     return result if count is None else result | {"global_step": count}
 
 
-def import_params(
-    foreign: Mapping[str, Any] | str | PathLike[str],
-    params: PyTree,
-    *,
-    names: Mapping[str, str] | None = None,
-    convert: Convert | None = None,
-    ignore: Iterable[str] = (),
-    optimizer_name: str = "RMSProp",
-) -> PyTree:
-    """The variables of a TensorFlow 1 model as parameters of ours.
-
-    To give them back, assign each of ours to the variable of its name.
-
-    Args:
-      foreign: Arrays by the variable's name; or the prefix of a checkpoint.
-      params: Our parameters, whose tree, shapes, dtypes and shardings the result has.
-      names: From our paths, or the paths of our layers, to the names of variables,
-        without ``:0``. A path that is not in it is looked for as the end of a name.
-      convert: By path, a function that brings TensorFlow's NumPy array into our layout.
-      ignore: Regular expressions of names that are not wanted, beside ``global_step``
-        and the optimizer's slots. A variable that no parameter takes is an error
-        otherwise.
-      optimizer_name: As for [`import_state`][rmsprop_optax.interchange.tf1.import_state].
-
-    Returns:
-      A tree like ``params``.
-
-    Raises:
-      ValueError: For what does not fit, by name and path.
-      ImportError: For a checkpoint, where TensorFlow is missing.
-
-    Examples:
-      >>> import jax.numpy as jnp, numpy as np
-      >>> from rmsprop_optax import interchange
-      >>> variables = {"model/w": np.ones(2, np.float32)}
-      >>> print(interchange.tf1.import_params(variables, {"w": jnp.zeros(2)}))
-      {'w': Array([1., 1.], dtype=float32)}
-    """
-    weights, read = _variables(foreign, params, names, ignore, optimizer_name)
-    return import_weights(params, weights, read, convert)
-
-
-def import_run(
-    foreign: str | PathLike[str],
-    params: PyTree,
-    opt_state: PyTree,
-    *,
-    names: Mapping[str, str] | None = None,
-    convert: Convert | None = None,
-    ignore_weights: Iterable[str] = (),
-    optimizer_name: str = "RMSProp",
-) -> tuple[PyTree, PyTree]:
-    """Variables and slots of a TensorFlow 1 checkpoint, in one call.
-
-    Args:
-      foreign: The prefix of the checkpoint.
-      params: As for [`import_params`][rmsprop_optax.interchange.tf1.import_params].
-      opt_state: As for [`import_state`][rmsprop_optax.interchange.tf1.import_state].
-      names: As for `import_params`.
-      convert: By path, for the variable and its slots.
-      ignore_weights: ``ignore`` of `import_params`.
-      optimizer_name: As for `import_state`.
-
-    Returns:
-      The parameters and the state.
-
-    Raises:
-      ValueError: As for the two.
-      ImportError: Where TensorFlow is missing.
-
-    Examples:
-      >>> from rmsprop_optax import interchange
-      >>> interchange.tf1.import_run("none.ckpt-1", {}, None)
-      Traceback (most recent call last):
-      ...
-      ValueError: The checkpoint 'none.ckpt-1' can't be read: ...
-    """
-    weights, read = _variables(foreign, params, names, ignore_weights, optimizer_name)
-    opt_state = import_state(
-        foreign,
-        opt_state,
-        names={w.path: w.name for w in weights},
-        convert=convert,
-        optimizer_name=optimizer_name,
-    )
-    return import_weights(params, weights, read, convert), opt_state
-
-
-def _variables(
-    foreign: Mapping[str, Any] | str | PathLike[str],
-    params: PyTree,
-    names: Mapping[str, str] | None,
-    ignore: Iterable[str],
-    optimizer_name: str,
-) -> tuple[list[Weight], Callable[[str], Any]]:
-    """The variables that are our parameters, and how to read one."""
-    check_name("optimizer_name", optimizer_name)
-    slots = (rf"/{re.escape(optimizer_name)}(_\d)?$", "^global_step$")
-    ignored = (*check_names("ignore", ignore), *slots)
-    read: Callable[[str], Any]
-    if isinstance(foreign, Mapping):
-        there, read = list(foreign), foreign.__getitem__
-    else:
-        reader = _open_checkpoint(fspath(foreign))
-        there, read = sorted(reader.get_variable_to_shape_map()), reader.get_tensor
-    return find_weights(params, there, names, {}, ignored, "/"), read
-
-
-def _open_checkpoint(prefix: str) -> Any:
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ImportError(
-            "TensorFlow's checkpoints need TensorFlow: pip install tensorflow"
-        ) from error
-    try:
-        return tf.train.load_checkpoint(prefix)
-    except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"The checkpoint {prefix!r} can't be read: {error}") from error
-
-
 def _names(names: Mapping[str, str] | None, current: Slots) -> dict[str, str]:
     names = {} if names is None else names
     check_mapping("names", names, check_name)
@@ -312,32 +185,23 @@ def _read_checkpoint(
     prefix: str | PathLike[str], names: Iterable[str], optimizer_name: str, centered: bool
 ) -> dict[str, Any]:
     """The slots of a checkpoint, in the order in which the optimizer makes them."""
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ImportError(
-            "TensorFlow's checkpoints need TensorFlow: pip install tensorflow"
-        ) from error
     prefix, slots = fspath(prefix), ["rms", "mg", "momentum"]
     if not centered:
         slots.remove("mg")
-    try:
-        reader = tf.train.load_checkpoint(prefix)
+    entries = {
+        f"{name}/{optimizer_name}{f'_{i}' if i else ''}": (slot, name)
+        for name in names
+        for i, slot in enumerate(slots)
+    }
+    result: dict[str, Any] = {slot: {} for slot in slots}
+    with checkpoint_reader(prefix) as reader:
         variables = set(reader.get_variable_to_shape_map())
-        entries = {
-            f"{name}/{optimizer_name}{f'_{i}' if i else ''}": (slot, name)
-            for name in names
-            for i, slot in enumerate(slots)
-        }
         theirs = {
             n for n in variables if re.search(rf"/{re.escape(optimizer_name)}(_\d)?$", n)
         }
         check_keys(theirs, list(entries), list(entries), f"The checkpoint {prefix!r}")
-        result: dict[str, Any] = {slot: {} for slot in slots}
         for entry, (slot, name) in entries.items():
             result[slot][name] = reader.get_tensor(entry)
         if "global_step" in variables:
             result["global_step"] = int(reader.get_tensor("global_step"))
-    except (tf.errors.OpError, OSError, RuntimeError, IndexError) as error:
-        raise ValueError(f"The checkpoint {prefix!r} can't be read: {error}") from error
     return result

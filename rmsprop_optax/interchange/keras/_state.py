@@ -1,19 +1,17 @@
-"""Runs of `keras.optimizers.RMSprop`, in and out, from memory and from Keras's files."""
+"""The state of Keras 3's RMSprop, in and out."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
-from rmsprop_optax._foundation._checks import check_names
+from rmsprop_optax._config import is_on
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.interchange import _keras_files as files
 from rmsprop_optax.interchange._foreign import (
     Convert,
+    Place,
     as_count,
     as_number,
     check_rate_place,
@@ -31,35 +29,13 @@ from rmsprop_optax.interchange._hyperparams import (
     configurations,
 )
 from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, write
-from rmsprop_optax.interchange._weights import (
-    Layout,
-    Layouts,
-    converts,
-    export_weights,
-    find_weights,
-    import_weights,
+from rmsprop_optax.interchange.keras._files import (
+    read_configuration,
+    read_variables,
+    write_variables,
 )
 from rmsprop_optax.transforms._averaging import AverageParamsState
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
-
-__all__ = [
-    "LAYOUTS",
-    "export_params",
-    "export_state",
-    "import_params",
-    "import_run",
-    "import_state",
-    "save_state",
-]
-
-LAYOUTS: Layouts = {
-    ("bias", 1): Layout(("bias", "beta")),
-    ("embedding", 2): Layout(("embeddings",)),
-    ("scale", 1): Layout(("gamma",)),
-}
-"""How Keras calls the weights of Flax's `Embed` and norms; other names are the same."""
-
-_STATE = (r"\bmoving_(mean|variance)$", "seed_generator_state$")
 
 # In the order in which `build` makes them: `base_optimizer.py`, then `rmsprop.py`.
 _SLOTS = {
@@ -154,7 +130,7 @@ def import_state(
     values = _values(foreign, current)
     slots = _layout(current, len(values))
     where = places(current, order, convert, _names(foreign, slots))
-    _compare(foreign, values, slots, configs, ignore)
+    _compare(foreign, values, slots, where, configs, ignore)
     result: dict[str, Any] = {}
     for (slot, i), value in zip(slots, values, strict=True):
         if slot in _SLOTS:
@@ -226,7 +202,7 @@ def export_state(
     likes = _values(like, current)
     slots = _layout(current, len(likes))
     where = places(current, order, convert, _names(like, slots))
-    _compare(like, likes, slots, configs, ignore)
+    _compare(like, likes, slots, where, configs, ignore)
     result = []
     for (slot, i), old in zip(slots, likes, strict=True):
         if slot == "iteration":
@@ -280,182 +256,14 @@ def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
       ...
       FileNotFoundError: [Errno 2] No such file or directory: 'nothing.weights.h5'
     """
-    files.write_variables(fspath(path), arrays)
-
-
-def import_params(
-    foreign: Any,
-    params: PyTree,
-    *,
-    names: Mapping[str, str] | None = None,
-    layouts: Layouts = LAYOUTS,
-    convert: Convert | None = None,
-    ignore: Iterable[str] = _STATE,
-) -> PyTree:
-    """The weights of a Keras model as parameters of ours.
-
-    A parameter ``dense/kernel`` is the weight whose name in Keras ends with it; the
-    scale of a norm is called ``gamma`` there, as ``layouts`` says.
-
-    Args:
-      foreign: The model; or the path of a ``.keras`` or ``.weights.h5`` file, which is
-        read by h5py, without Keras. A file names layers, but not the weights of a layer:
-        they are numbered (``my_layer/0``) where the layer is not one of Keras's usual
-        ones.
-      params: Our parameters, whose tree, shapes, dtypes and shardings the result has.
-      names: From our paths, or the paths of our layers, to Keras's names:
-        ``{"hidden": "dense_1", "out/kernel": "my_layer/0"}``.
-      layouts: By the last part of a path and its number of axes, what Keras calls such a
-        weight, and its axes.
-      convert: By path, a function that brings Keras's NumPy array into our layout.
-      ignore: Regular expressions of names that are not wanted. A weight that no
-        parameter takes is an error otherwise.
-
-    Returns:
-      A tree like ``params``.
-
-    Raises:
-      ValueError: For what does not fit, by name and path.
-      ImportError: For a path, where h5py is missing.
-
-    Examples:
-      >>> import jax.numpy as jnp, numpy as np
-      >>> from types import SimpleNamespace as Named
-      >>> from rmsprop_optax import interchange
-      >>> kernel = Named(path="sequential/dense/kernel", value=np.ones((2, 1)))
-      >>> params = {"dense": {"kernel": jnp.zeros((2, 1))}}
-      >>> params = interchange.keras.import_params(Named(weights=[kernel]), params,
-      ...     convert={"dense/kernel": np.float32})
-      >>> print(params["dense"]["kernel"].T)
-      [[1. 1.]]
-    """
-    theirs = _model_weights(foreign, params)
-    weights = find_weights(params, theirs, names, layouts, ignore, "/")
-    return import_weights(params, weights, lambda name: _array(theirs[name]), convert)
-
-
-def export_params(
-    params: PyTree,
-    like: Any,
-    *,
-    names: Mapping[str, str] | None = None,
-    layouts: Layouts = LAYOUTS,
-    convert: Convert | None = None,
-    ignore: Iterable[str] = _STATE,
-) -> dict[str, np.ndarray]:
-    """Our parameters by the names that a Keras model has for them.
-
-    Args:
-      params: Our parameters.
-      like: The Keras model.
-      names: As for [`import_params`][rmsprop_optax.interchange.keras.import_params].
-      layouts: As there.
-      convert: By path, a function that brings our NumPy array into Keras's layout.
-      ignore: As there.
-
-    Returns:
-      Arrays by ``variable.path``: load them by ``variable.assign(arrays[variable.path])``
-      for each of ``model.trainable_variables``.
-
-    Raises:
-      ValueError: For what does not fit, by name and path.
-
-    Examples:
-      >>> import jax.numpy as jnp, numpy as np
-      >>> from types import SimpleNamespace as Named
-      >>> from rmsprop_optax import interchange
-      >>> model = Named(weights=[Named(path="model/dense/bias", value=np.zeros(2))])
-      >>> interchange.keras.export_params({"dense": {"bias": jnp.ones(2)}}, model)
-      {'model/dense/bias': array([1., 1.], dtype=float32)}
-    """
-    theirs = _model_weights(like, params)
-    weights = find_weights(params, theirs, names, layouts, ignore, "/")
-    result = export_weights(params, weights, convert)
-    for name, array in result.items():
-        if tuple(np.shape(_array(theirs[name]))) != array.shape:
-            raise ValueError(
-                f"`{name}` has shape {np.shape(_array(theirs[name]))} in Keras, "
-                f"{array.shape} here: give `convert`."
-            )
-    return result
-
-
-def import_run(
-    foreign: Any,
-    params: PyTree,
-    opt_state: PyTree,
-    tx: optax.GradientTransformation,
-    *,
-    names: Mapping[str, str] | None = None,
-    layouts: Layouts = LAYOUTS,
-    convert: Convert | None = None,
-    ignore_weights: Iterable[str] = _STATE,
-    order: Iterable[str] | None = None,
-    ignore: Iterable[str] = (),
-) -> tuple[PyTree, PyTree]:
-    """Weights and optimizer state of a Keras model, in one call.
-
-    Args:
-      foreign: The compiled model, or its file.
-      params: As for [`import_params`][rmsprop_optax.interchange.keras.import_params].
-      opt_state: As for [`import_state`][rmsprop_optax.interchange.keras.import_state].
-      tx: As there.
-      names: As for `import_params`.
-      layouts: As there; moments are laid out as their weights.
-      convert: By path, for the weight and its moments.
-      ignore_weights: ``ignore`` of `import_params`.
-      order: As for `import_state`. None: that of ``model.trainable_variables``, which a
-        file does not tell.
-      ignore: As for `import_state`.
-
-    Returns:
-      The parameters and the state.
-
-    Raises:
-      ValueError: As for the two.
-      ImportError: For a path, where h5py is missing.
-
-    Examples:
-      >>> from rmsprop_optax import interchange, rmsprop
-      >>> interchange.keras.import_run("none.keras", {}, None, rmsprop())
-      Traceback (most recent call last):
-      ...
-      FileNotFoundError: [Errno 2] No such file or directory: 'none.keras'
-    """
-    theirs = _model_weights(foreign, params)
-    ignored = check_names("ignore_weights", ignore_weights)
-    weights = find_weights(params, theirs, names, layouts, ignored, "/")
-    if order is None and hasattr(foreign, "trainable_variables"):
-        paths = {w.name: w.path for w in weights}
-        order = [paths[v.path] for v in foreign.trainable_variables]
-    both = converts(weights, convert)
-    params = import_weights(params, weights, lambda name: _array(theirs[name]), convert)
-    optimizer = getattr(foreign, "optimizer", foreign)
-    opt_state = import_state(
-        optimizer, opt_state, tx, order=order, convert=both, ignore=ignore
-    )
-    return params, opt_state
-
-
-def _model_weights(foreign: Any, params: PyTree) -> Mapping[str, Any]:
-    """The variables of a model, or the arrays of its file, by name."""
-    if isinstance(foreign, (str, PathLike)):
-        sizes = [math.prod(np.shape(x)) for x in jax.tree.leaves(params)]
-        return files.read_weights(fspath(foreign), max([1, *sizes]))
-    if not hasattr(foreign, "weights"):
-        raise TypeError(f"`foreign` must be a Keras model or its file, got {foreign!r}.")
-    return {variable.path: variable for variable in foreign.weights}
-
-
-def _array(variable: Any) -> np.ndarray:
-    return np.asarray(getattr(variable, "value", variable))
+    write_variables(fspath(path), arrays)
 
 
 def _values(foreign: Any, current: Slots) -> list[Any]:
     """The arrays of the variables, wherever they are."""
     if isinstance(foreign, (str, PathLike)):
         largest = max([1, *(array.size for array in current.nu.values())])
-        return files.read_variables(fspath(foreign), largest)
+        return read_variables(fspath(foreign), largest)
     if isinstance(foreign, Mapping):
         missing = [str(i) for i in range(len(foreign)) if str(i) not in foreign]
         if missing:
@@ -511,6 +319,7 @@ def _compare(
     foreign: Any,
     values: list[Any],
     slots: list[tuple[str, int]],
+    where: list[Place],
     configs: Configs,
     ignore: Iterable[str],
 ) -> None:
@@ -522,15 +331,31 @@ def _compare(
         numbers.pop("ema_momentum", None)
     if slots[1][0] == "learning_rate":
         numbers["learning_rate"] = as_number(values[1], _RATE)
-    for config in {id(config): config for config in configs.values()}.values():
+    for place, decays in zip(where, _decays(foreign, where, configs), strict=True):
+        config = configs[place.path]
         check_formula(config, _FORMULA, "`rmsprop` or `dialects.keras`")
-        compare(numbers, config, _OPTIONS, ignored, "the Keras run")
+        known = "weight_decay" in numbers
+        theirs = numbers if decays or not known else numbers | {"weight_decay": None}
+        compare(theirs, config, _OPTIONS, ignored, "the Keras run", place.path)
+
+
+def _decays(foreign: Any, where: list[Place], configs: Configs) -> list[bool]:
+    """Which parameters decay in Keras, in the order of ``where``.
+
+    The optimizer knows what `exclude_from_weight_decay` excluded. A file does not: then
+    it is what `tx` excludes, if some parameters decay at all.
+    """
+    variables = getattr(foreign, "_trainable_variables", None)
+    if variables and hasattr(foreign, "_use_weight_decay"):
+        return [bool(foreign._use_weight_decay(variable)) for variable in variables]
+    here = [bool(is_on(configs[place.path].weight_decay)) for place in where]
+    return here if any(here) else [True] * len(where)
 
 
 def _configuration(foreign: Any) -> Mapping[str, Any]:
     """The arguments of the optimizer, where they are known."""
     if isinstance(foreign, (str, PathLike)):
-        return files.read_configuration(fspath(foreign))
+        return read_configuration(fspath(foreign))
     return {name: getattr(foreign, name) for name in _OPTIONS if hasattr(foreign, name)}
 
 
