@@ -143,7 +143,7 @@ def _moment_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
 def _descent_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
     if is_on(f.weight_decay):
         rate = "η²/η_max" if f.decay_rate is not None else _rate(f.learning_rate)
-        decayed = f"p = (1 - {rate} {_weight(f.weight_decay)}) p"
+        decayed = f"p = (1 - {rate} · {_weight(f.weight_decay)}) p"
         yield decayed, f"decoupled weight decay{_of_mask(f)}"
     rate = _rate(f.learning_rate)
     if not is_on(f.momentum):

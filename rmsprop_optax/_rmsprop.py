@@ -1,6 +1,6 @@
 """The factory: Keras 3's RMSprop, and this library's own options."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from collections.abc import Mapping
 

@@ -18,7 +18,7 @@ keras.optimizers.RMSprop
   v = 0.95 v + 0.05 |g|²            mean square, 1 at first
   c = 1 - 0.95^(t+1)                bias correction: v and m are divided by it
   s = √(v / c - |m / c|²) + 0.001   epsilon outside the root, the variance never below 0
-  p = (1 - η(t) 0.0001) p           decoupled weight decay of the parameters in the mask
+  p = (1 - η(t) · 0.0001) p         decoupled weight decay of the parameters in the mask
   b = 0.9 b + η(t) g / s            momentum, the learning rate inside
   p = p - (η(t) g / s + 0.9 b)      Nesterov's
   η(t)                              the learning rate at call t, from 0
@@ -66,7 +66,7 @@ def test_everything_at_once() -> None:
         (dialects.tf1(0.1), "v = 0.9 v + 0.1 |g|²              mean square, 1 at first"),
         (
             dialects.timm(0.1, weight_decay=0.5, decoupled_decay=True),
-            "p = (1 - 0.1 0.5) p               decoupled weight decay",
+            "p = (1 - 0.1 · 0.5) p             decoupled weight decay",
         ),
     ],
 )

@@ -177,7 +177,7 @@ def check_float_dtype(name: str, value: Any, other: str) -> None:
     except TypeError:
         raise ValueError(f"{expected}, got {value!r}.") from None
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{expected}, got {value!r}, which is {dtype}.")
+        raise TypeError(f"{expected}, got {value!r}.")
 
 
 def check_mask(name: str, value: Any) -> None:

@@ -13,7 +13,7 @@ the framework wants them. Each dialect is one row of choices for one and the sam
 * `optax` is `optax.rmsprop`.
 """
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from rmsprop_optax._rmsprop import rmsprop as keras
 from rmsprop_optax.dialects._optax import optax

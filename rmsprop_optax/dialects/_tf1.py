@@ -1,6 +1,6 @@
 """TensorFlow 1's RMSProp."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig

@@ -1,6 +1,6 @@
 """The RMSprop of tf.keras up to 2.10."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """tf.keras 2.11 to 2.15: Keras 3's update, and another average of the weights."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig

@@ -1,6 +1,6 @@
 """PyTorch's RMSprop."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig

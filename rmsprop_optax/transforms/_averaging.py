@@ -1,6 +1,6 @@
 """The exponential moving average of the parameters, and their overwriting by it."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 

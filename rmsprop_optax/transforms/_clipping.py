@@ -1,6 +1,6 @@
 """Clipping: by value, by the norm of each leaf, by the norm of all leaves together."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any

@@ -1,6 +1,6 @@
 """The learning rate: a number, a schedule, or a callable that is read live."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from typing import NamedTuple
 

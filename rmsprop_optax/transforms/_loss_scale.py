@@ -1,6 +1,6 @@
 """Division of the gradients by a fixed loss scale."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 

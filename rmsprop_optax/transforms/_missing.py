@@ -1,6 +1,6 @@
 """Updates for leaves that have no gradient."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 import jax
 import jax.numpy as jnp

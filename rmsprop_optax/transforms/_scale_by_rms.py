@@ -1,6 +1,6 @@
 """Division by the root of the mean square: RMSprop itself."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from typing import NamedTuple
 

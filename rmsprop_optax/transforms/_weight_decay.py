@@ -1,6 +1,6 @@
 """Decoupled weight decay, and masks that say which parameters decay."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 import re
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Caution: a momentum moves only where the gradient agrees."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An update that runs only where a condition holds."""
 
-from __future__ import annotations  # so that `help` prints their names
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

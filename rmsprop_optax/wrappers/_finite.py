@@ -1,7 +1,5 @@
 """Whether every value of every gradient is finite."""
 
-from __future__ import annotations  # so that `help` prints their names
-
 import jax
 import jax.numpy as jnp
 

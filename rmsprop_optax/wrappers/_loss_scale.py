@@ -1,6 +1,6 @@
 """A loss scale that grows while gradients are finite and shrinks when they are not."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 

@@ -1,6 +1,6 @@
 """Float32 inside, and one rounding at the end."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from typing import Any
 

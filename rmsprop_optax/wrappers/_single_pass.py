@@ -1,6 +1,6 @@
 """One loop for each parameter, where XLA on CPU makes one for each result of a step."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence

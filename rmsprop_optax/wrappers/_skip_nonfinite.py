@@ -1,6 +1,6 @@
 """Dropping the steps whose gradients are not finite."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 

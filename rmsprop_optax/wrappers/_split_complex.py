@@ -1,6 +1,6 @@
 """Complex parameters as pairs of real ones."""
 
-from __future__ import annotations  # so that `help` prints their names
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 

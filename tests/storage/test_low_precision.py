@@ -606,8 +606,8 @@ def test_dialects(make: Any) -> None:
     ("arguments", "error", "words"),
     [
         ({"kind": "one_bit"}, ValueError, 'must be "int8" or a floating.*one_bit'),
-        ({"kind": "int16"}, TypeError, "got 'int16', which is int16"),
-        ({"kind": jnp.complex64}, TypeError, "which is complex64"),
+        ({"kind": "int16"}, TypeError, "got 'int16'"),
+        ({"kind": jnp.complex64}, TypeError, "complex64"),
         ({"kind": 3}, ValueError, "got 3"),
         ({"kind": jnp.ones(())}, TypeError, 'give it the name, "bfloat16"'),
         ({"kind": "int8", "block_size": 0}, ValueError, "at least 1, got 0"),
