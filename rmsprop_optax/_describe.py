@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import optax
-from jax.core import Tracer
 
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import visit_configurations
-from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax._foundation._types import PyTree, Tracer
 
 _WIDTH = 34
 

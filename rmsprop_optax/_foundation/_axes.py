@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.sharding import Mesh
 
 from rmsprop_optax._foundation._trees import leaves_with_paths
-from rmsprop_optax._foundation._types import AxisName, PyTree
+from rmsprop_optax._foundation._types import AxisName, PyTree, Tracer
 
 
 def check_axis_name(name: str, value: Any) -> None:

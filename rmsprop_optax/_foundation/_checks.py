@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
+
+from rmsprop_optax._foundation._types import Tracer
 
 
 def _concrete_scalar(name: str, value: Any, kind: str) -> float | None:

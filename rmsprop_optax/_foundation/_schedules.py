@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import io_callback
+from jax.experimental import io_callback  # noqa: TID251
 
 from rmsprop_optax._foundation._checks import (
     check_non_negative,

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import chex
 import jax
+from jax.core import Tracer as Tracer  # noqa: TID251
 
 PyTree: TypeAlias = Any
 """Any tree of arrays. JAX has no static type for one."""

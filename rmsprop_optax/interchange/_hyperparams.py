@@ -7,13 +7,12 @@ from typing import Any
 
 import jax
 import optax
-from jax.core import Tracer
 
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import visit_configurations
 from rmsprop_optax._foundation._checks import check_names, check_transformation
 from rmsprop_optax._foundation._trees import leaves_with_keys, path_of
-from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax._foundation._types import PyTree, Tracer
 from rmsprop_optax.interchange._foreign import as_number
 from rmsprop_optax.interchange._slots import Slots, parameters_like
 

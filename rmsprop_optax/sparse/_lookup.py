@@ -5,9 +5,9 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from rmsprop_optax._foundation._trees import content_of
+from rmsprop_optax._foundation._types import Tracer
 from rmsprop_optax.sparse._opaque import shape_alone, unwrap_indices, wrap_indices
 from rmsprop_optax.sparse._tables import as_ids
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
-from jax.extend.random import define_prng_impl
+from jax.extend.random import define_prng_impl  # noqa: TID251
 
 
 def _refuse(*args: Any, **kwargs: Any) -> NoReturn:

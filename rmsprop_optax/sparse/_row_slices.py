@@ -6,9 +6,8 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from rmsprop_optax._foundation._types import AxisName
+from rmsprop_optax._foundation._types import AxisName, Tracer
 from rmsprop_optax.sparse._opaque import unwrap_indices, wrap_indices
 from rmsprop_optax.sparse._tables import (
     add_rows,

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from rmsprop_optax._foundation._dtypes import common_dtype
+from rmsprop_optax._foundation._types import Tracer
 
 
 def as_ids(ids: Any, height: int, what: str = "Row indices") -> jax.Array:

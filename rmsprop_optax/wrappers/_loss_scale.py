@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 
 from rmsprop_optax._foundation._alignment import check_found_once
 from rmsprop_optax._foundation._axes import check_axis_name
@@ -17,7 +16,7 @@ from rmsprop_optax._foundation._checks import (
     checked_inner,
 )
 from rmsprop_optax._foundation._trees import path_of
-from rmsprop_optax._foundation._types import AxisName, Count, PyTree, Scalar
+from rmsprop_optax._foundation._types import AxisName, Count, PyTree, Scalar, Tracer
 from rmsprop_optax.transforms._loss_scale import UnscaleLossState, divide_wide
 from rmsprop_optax.wrappers._cond_update import cond_update
 from rmsprop_optax.wrappers._finite import all_finite

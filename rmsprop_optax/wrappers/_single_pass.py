@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
-from jax.extend import core  # JAX has no other way to evaluate single equations
+from jax.extend import core  # noqa: TID251
 
 from rmsprop_optax._foundation._axes import has_axes
 from rmsprop_optax._foundation._checks import check_whole_number, checked_inner
 from rmsprop_optax._foundation._state_leaves import owner_of
 from rmsprop_optax._foundation._trees import align, is_leaf, leaves_with_keys
-from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax._foundation._types import PyTree, Tracer
 
 FLAG = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
 _ELEMENTWISE = """abs add and broadcast_in_dim clamp convert_element_type div eq exp exp2

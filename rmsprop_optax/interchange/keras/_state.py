@@ -347,7 +347,8 @@ def _decays(foreign: Any, where: list[Place], configs: Configs) -> list[bool]:
     """
     variables = getattr(foreign, "_trainable_variables", None)
     if variables and hasattr(foreign, "_use_weight_decay"):
-        return [bool(foreign._use_weight_decay(variable)) for variable in variables]
+        decays = foreign._use_weight_decay  # noqa: SLF001
+        return [bool(decays(variable)) for variable in variables]
     here = [bool(is_on(configs[place.path].weight_decay)) for place in where]
     return here if any(here) else [True] * len(where)
 
