@@ -77,6 +77,14 @@ def named_sharding(x: Any) -> jax.NamedSharding | None:
     return sharding
 
 
+def sharded_like(x: jax.Array, like: Any) -> jax.Array:
+    """``x`` sharded as ``like`` is, where shardings are a part of types."""
+    sharding = jax.typeof(like).sharding
+    if not sharding.mesh.explicit_axes or jax.typeof(x).sharding == sharding:
+        return x
+    return jax.reshard(x, sharding)
+
+
 def varying_seed(seed: jax.Array, x: Any) -> jax.Array:
     """``seed``, another one on each device along the axes that ``x`` differs over."""
     for name in sorted(_varying(x)):

@@ -1,6 +1,7 @@
 """How an optimizer state is sharded over devices."""
 
 import math
+from collections import defaultdict
 from typing import Any
 
 import jax
@@ -71,19 +72,32 @@ def shardings_like(
 ) -> PyTree:
     """The state sharded as its parameters are, and over ``axis`` too if there is one."""
     known = dict(leaves_with_keys(params, is_leaf=None))
+    shapes = jax.eval_shape(tx.init, params)
+    # A cut that fits all moments of a parameter, or none: codes stay beside their scales.
+    moments: dict[Keys, list[tuple[int, ...]]] = defaultdict(list)
+    for keys, leaf in leaves_with_keys(shapes, is_leaf=None):
+        owner = _owner_of_moment(keys, leaf, known)
+        if owner is not None:
+            moments[owner].append(leaf.shape)
 
     def shard(keys: Keys, leaf: Any) -> NamedSharding:
-        owner = owner_of(keys, known)
-        p = None if owner is None else known[owner.keys]
-        # Not a moment: another number of dimensions, or the sums of some rows.
-        if p is None or not p.shape or len(p.shape) != len(leaf.shape):
+        owner = _owner_of_moment(keys, leaf, known)
+        if owner is None:
             return NamedSharding(mesh, PartitionSpec())
-        if owner is not None and owner.field in ("values", "rows"):
-            return NamedSharding(mesh, PartitionSpec())
-        spec = _split(leaf.shape, _spec_on(mesh, p), mesh, axis)
+        spec = _split(moments[owner], _spec_on(mesh, known[owner]), mesh, axis)
         return NamedSharding(mesh, spec)
 
-    return map_with_keys(shard, jax.eval_shape(tx.init, params))
+    return map_with_keys(shard, shapes)
+
+
+def _owner_of_moment(keys: Keys, leaf: Any, known: dict[Keys, Any]) -> Keys | None:
+    """The parameter that a state leaf has the dimensions of."""
+    owner = owner_of(keys, known)
+    shape = () if owner is None else known[owner.keys].shape
+    if owner is None or not shape or len(shape) != len(leaf.shape):
+        return None
+    sums_of_rows = owner.field in ("values", "rows") and shape != leaf.shape
+    return None if sums_of_rows else owner.keys
 
 
 def _spec_on(mesh: Mesh, p: Any) -> tuple[Any, ...]:
@@ -95,9 +109,14 @@ def _spec_on(mesh: Mesh, p: Any) -> tuple[Any, ...]:
 
 
 def _split(
-    shape: tuple[int, ...], spec: tuple[Any, ...], mesh: Mesh, axis: AxisName | None
+    shapes: list[tuple[int, ...]],
+    spec: tuple[Any, ...],
+    mesh: Mesh,
+    axis: AxisName | None,
 ) -> PartitionSpec:
-    """The parameter's spec where it fits this shape, and ``axis`` in the first gap."""
+    """The parameter's spec where it fits these shapes, and ``axis`` in the first gap."""
+    # What divides the greatest common divisor divides each size.
+    shape = tuple(math.gcd(*sizes) for sizes in zip(*shapes, strict=True))
     dims: list[Any] = [None] * len(shape)
     for i, part in enumerate(spec):
         dims[i] = part if part and not shape[i] % _size(mesh, part) else None

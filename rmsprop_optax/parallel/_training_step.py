@@ -21,7 +21,7 @@ from rmsprop_optax._foundation._checks import (
     check_whole_number,
 )
 from rmsprop_optax._foundation._trees import is_leaf
-from rmsprop_optax._foundation._types import AxisName, PyTree
+from rmsprop_optax._foundation._types import AxisName, PyTree, Tracer
 from rmsprop_optax.parallel._gradients import Loss, local_outcome, mean_over_devices
 from rmsprop_optax.parallel._placing import place
 from rmsprop_optax.parallel._state_sharding import first_split, shardings_like
@@ -61,16 +61,30 @@ class TrainingStep:
         return program(*args)
 
     def lower(
-        self, params: PyTree, opt_state: PyTree, batch: PyTree, key: Any = None
+        self,
+        params: PyTree,
+        opt_state: PyTree,
+        batch: PyTree,
+        key: Any = None,
+        *,
+        lowering_platforms: tuple[str, ...] | None = None,
     ) -> Any:
-        """The program that would run: ``.compile()`` it to read it, or its memory."""
+        """The program that would run: ``.compile()`` it to read it, or its memory.
+
+        ``lowering_platforms`` names others than this machine's, such as ``("tpu",)``.
+        """
         program, args = self._arrange(params, opt_state, batch, key)
-        return program.lower(*args)
+        return program.trace(*args).lower(lowering_platforms=lowering_platforms)
 
     def _arrange(
         self, params: PyTree, opt_state: PyTree, batch: PyTree, key: Any
     ) -> tuple[Any, tuple[Any, ...]]:
         """The program for these parameters, and its arguments on their devices."""
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, batch))):
+            raise TypeError(
+                "A training step compiles itself, and places its arguments on devices: "
+                "call it outside of `jax.jit`, `scan` and other transformations."
+            )
         micro_steps, into = self._loss.micro_steps, f"{self._count} devices"
         if micro_steps > 1:
             into += f" with {micro_steps} micro-steps each"

@@ -36,25 +36,35 @@ def split(x: jax.Array, count: int) -> jax.Array:
     """Of shape (..., last): (..., count, size)."""
     last = x.shape[-1]
     size = math.ceil(last / count)
-    padding = count * size - last
-    if padding:
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)])
     shape = (*x.shape[:-1], count, size)
-    spec = _explicit_spec(x)
-    if spec is None:
-        return x.reshape(shape)
-    sharding = jax.NamedSharding(spec[0], jax.P(*spec[1], None))
-    return jax.lax.reshape(x, shape, out_sharding=sharding)
+    explicit = _explicit_spec(x)
+    if explicit is None:
+        return _padded(x, count * size).reshape(shape)
+    mesh, spec = explicit
+    if count % shards_of_last_axis(x):  # blocks that reach over two shards
+        spec = (*spec[:-1], None)
+        x = jax.reshard(x, jax.NamedSharding(mesh, jax.P(*spec)))
+    sharding = jax.NamedSharding(mesh, jax.P(*spec, None))
+    return jax.lax.reshape(_padded(x, count * size), shape, out_sharding=sharding)
 
 
-def join(x: jax.Array, last: int) -> jax.Array:
-    """Of shape (..., count, size): (..., last)."""
-    shape = (*x.shape[:-2], x.shape[-2] * x.shape[-1])
-    spec = _explicit_spec(x)
-    if spec is None:
+def _padded(x: jax.Array, last: int) -> jax.Array:
+    padding = last - x.shape[-1]
+    if not padding:
+        return x
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)])
+
+
+def join(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Of shape (..., count, size): of the shape and the sharding of ``like``."""
+    last, shape = like.shape[-1], (*x.shape[:-2], x.shape[-2] * x.shape[-1])
+    explicit = _explicit_spec(x)
+    if explicit is None:
         return x.reshape(shape)[..., :last]
-    sharding = jax.NamedSharding(spec[0], jax.P(*spec[1][:-1]))
-    return jax.lax.reshape(x, shape, out_sharding=sharding)[..., :last]
+    mesh, spec = explicit
+    sharding = jax.NamedSharding(mesh, jax.P(*spec[:-1]))
+    joined = jax.lax.reshape(x, shape, out_sharding=sharding)[..., :last]
+    return jax.reshard(joined, jax.typeof(like).sharding)
 
 
 def shards_of_last_axis(x: Any) -> int:

@@ -85,7 +85,7 @@ class BlockFormat:
         if not stored.size:
             return jnp.zeros(stored.shape, scale.dtype)
         in_blocks = split(stored, scale.shape[-1])
-        return join(codes.decode(in_blocks, scale[..., None]), stored.shape[-1])
+        return join(codes.decode(in_blocks, scale[..., None]), stored)
 
     def encode(self, values: jax.Array, like: Pair, seed: jax.Array | None) -> Pair:
         stored, old_scale = like[0], _present(like[1])
@@ -97,7 +97,7 @@ class BlockFormat:
         if seed is not None:
             chance = uniform(hash_bits(x.shape, seed)).astype(x.dtype)
         new = codes.encode(x, scale, stored.dtype, chance)
-        return join(new, stored.shape[-1]), scale[..., 0]
+        return join(new, stored), scale[..., 0]
 
 
 def _present(scale: jax.Array | None) -> jax.Array:

@@ -10,6 +10,7 @@ import optax
 
 from rmsprop_optax import rules
 from rmsprop_optax._foundation._alignment import check_has_params, check_parameters
+from rmsprop_optax._foundation._axes import sharded_like
 from rmsprop_optax._foundation._checks import (
     check_closed_decay,
     check_flag,
@@ -117,7 +118,8 @@ def average_params(
             if overwrite_frequency is None:
                 return u, ema
             overwrites = (iteration + 1) % overwrite_frequency == 0
-            return jnp.where(overwrites, ema - cast(p, ema.dtype), u), ema
+            step = sharded_like(ema - cast(p, ema.dtype), u)
+            return jnp.where(overwrites, step, u), ema
 
         updates, ema = map_moments(rule, updates, state.ema, params=params)
         count = next_count(state.count)

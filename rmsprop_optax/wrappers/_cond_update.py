@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rmsprop_optax._foundation._axes import sharded_like
 from rmsprop_optax._foundation._dtypes import cast, common_dtype
 from rmsprop_optax._foundation._trees import is_leaf, rebuild, zeros_like
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.wrappers._precision import keep_dtypes
+from rmsprop_optax.wrappers._precision import keep_types
 
 Update = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 
@@ -34,7 +35,8 @@ def cond_update(
     """``update(operands, state)`` where ``condition`` holds, else zeros and ``state``.
 
     A branch, not a product with 0 or 1: the branch that is not taken costs nothing, and
-    0 * inf can't leave a NaN behind. A new state is cast to the dtypes of the old one.
+    0 * inf leaves no NaN behind. A new state keeps the dtypes and shardings of the
+    old one.
     """
     shapes, _ = jax.eval_shape(update, operands, state)
     flat, treedef = jax.tree.flatten(operands, is_leaf=is_leaf)
@@ -45,9 +47,12 @@ def cond_update(
     def taken(flat: list[Any], state: PyTree) -> tuple[list[Any], list[Any], PyTree]:
         updates, new = update(treedef.unflatten(flat), state)
         pairs = list(zip(flat, treedef.flatten_up_to(updates), strict=True))
-        reused = [cast(u, x.dtype) if _fits(x, u) else zeros_like(x) for x, u in pairs]
+        reused = [
+            sharded_like(cast(u, x.dtype), x) if _fits(x, u) else zeros_like(x)
+            for x, u in pairs
+        ]
         other = [None if _fits(x, u) else u for x, u in pairs]
-        return reused, other, keep_dtypes(state, new)
+        return reused, other, keep_types(state, new)
 
     def skipped(flat: list[Any], state: PyTree) -> tuple[list[Any], list[Any], PyTree]:
         pairs = zip(flat, expected, strict=True)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from rmsprop_optax._foundation._axes import sharded_like
 from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf, map_values
@@ -53,7 +54,7 @@ def in_float32(
         if params is not None:
             params = jax.tree.map(_widen, params, is_leaf=is_leaf)
         new, new_state = inner.update(wide, state, params, **extra_args)
-        return round_to(updates, new), keep_dtypes(state, new_state)
+        return round_to(updates, new), keep_types(state, new_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -73,11 +74,13 @@ def keep_update_dtypes(
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)
 
 
-def keep_dtypes(old: PyTree, new: PyTree) -> PyTree:
-    """``new`` in the dtypes of ``old``: Optax's moments follow those of the gradients."""
+def keep_types(old: PyTree, new: PyTree) -> PyTree:
+    """``new`` in the dtypes and shardings of ``old``: Optax's follow the gradients'."""
 
     def keep(old_leaf: Any, leaf: Any) -> Any:
-        return cast(leaf, old_leaf.dtype) if hasattr(leaf, "dtype") else leaf
+        if not hasattr(leaf, "dtype"):
+            return leaf
+        return sharded_like(cast(leaf, old_leaf.dtype), old_leaf)
 
     same = jax.tree.structure(old) == jax.tree.structure(new)
     return jax.tree.map(keep, old, new) if same else new

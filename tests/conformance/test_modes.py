@@ -126,17 +126,39 @@ def _check_explicit_mesh(name: str, axis: int, wrap: Any) -> None:
             assert jax.typeof(leaf).sharding.spec == spec
 
 
+@pytest.mark.parametrize("name", rows(FAST))
+@pytest.mark.parametrize("kind", ["explicit", "auto"])
+def test_sharded_states(name: str, kind: str) -> None:
+    """ZeRO-1 under one's own `jit`: parameters and gradients whole, the state sharded."""
+    params = _params() | {"vector": jnp.sin(jnp.arange(24.0))}
+    expected, _ = _train(TABLE[name](), params, jax.jit)
+    with _mesh(kind, ambient=True) as mesh:
+        params = jax.device_put(params, NamedSharding(mesh, P()))
+        tx = TABLE[name]()
+        shardings = parallel.state_sharding(tx, params, mesh)
+        sharded = tx._replace(init=jax.jit(tx.init, out_shardings=shardings))
+        found, state = _train(sharded, params, jax.jit)
+    _assert_same(found, expected)
+    for leaf, sharding in zip(
+        jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+
 @pytest.mark.parametrize("builder", ["data_parallel", "sharded_data_parallel"])
 @pytest.mark.parametrize("kind", ["explicit", "auto"])
 @pytest.mark.parametrize("ambient", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_parallel_steps(builder: str, kind: str, ambient: bool) -> None:
-    """Zero-size leaves, a norm, accumulation and skipping in the chain, 8 bits."""
+    """Zero-size leaves, a norm, accumulation and skipping in the chain, 8 bits.
+
+    The vector is cut into 9 blocks, of which the last is padded, and over 8 devices.
+    """
 
     def loss_fn(params: Any, batch: jax.Array) -> jax.Array:
         hidden = jnp.tanh(batch @ params["kernel"]) * params["scale"]
-        return jnp.mean(hidden**2) + jnp.sum(params["empty"])
+        return jnp.mean(hidden**2) + jnp.sum(params["empty"]) + params["vector"].var()
 
-    storage = ro.MomentStorage("int8", block_size=4, min_size=0, rounding="nearest")
+    storage = ro.MomentStorage("int8", block_size=17, min_size=0, rounding="nearest")
     tx = optax.chain(
         optax.clip_by_global_norm(0.1),
         ro.rmsprop(
@@ -144,6 +166,7 @@ def test_parallel_steps(builder: str, kind: str, ambient: bool) -> None:
         ),
     )
     params = {k: v for k, v in _params().items() if k != "none"}
+    params["vector"] = jnp.sin(jnp.arange(152.0))
     batch = jnp.linspace(-1.0, 1.0, 128).reshape(16, 8)
     state, expected = tx.init(params), params
     for _ in range(4):
