@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import chex
 import jax
 from jax.core import Tracer as Tracer  # noqa: TID251
+from jax.typing import ArrayLike
 
 PyTree: TypeAlias = Any
 """Any tree of arrays. JAX has no static type for one."""
@@ -16,7 +17,7 @@ Scalar: TypeAlias = float | jax.Array
 Count: TypeAlias = int | jax.Array
 """A whole number that may be traced."""
 
-Schedule: TypeAlias = Callable[[chex.Numeric], chex.Numeric]
+Schedule: TypeAlias = Callable[[chex.Numeric], ArrayLike]
 """The step (an int32 scalar, from 0) to a value."""
 
 LearningRate: TypeAlias = Scalar | Schedule | Callable[[], Any]

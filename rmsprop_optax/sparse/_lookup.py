@@ -103,7 +103,7 @@ def lookup(table: Any, ids: Any) -> jax.Array:
     height = table.shape[0]
     ids = as_ids(ids, height, "Ids")
     if not isinstance(table, TableView):
-        return table.at[ids].get(mode="fill", fill_value=jnp.nan)
+        return jnp.asarray(table).at[ids].get(mode="fill", fill_value=jnp.nan)
     place = jnp.searchsorted(table.indices, ids).astype(jnp.int32)
     count = table.indices.shape[0]
     found = table.indices.at[place].get(mode="fill", fill_value=-1) == ids

@@ -88,6 +88,7 @@ class RowSlices(metaclass=_NamesRemedy):
           size: How many rows there is room for, static; None: as many as there are,
             which can't be told inside `jax.jit`. Rows beyond it are dropped.
         """
+        table = jnp.asarray(table)
         touched = jnp.any(table.reshape(table.shape[0], -1) != 0, axis=1)
         (rows,) = jnp.nonzero(touched, size=size, fill_value=table.shape[0])
         values = table.at[rows].get(mode="fill", fill_value=0)

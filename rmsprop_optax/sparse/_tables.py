@@ -62,7 +62,7 @@ def get_rows(table: jax.Array, indices: jax.Array, fill: Any = 0) -> jax.Array:
     sharding = _explicit_sharding(table)
     if sharding is not None:  # the rows of a sharded table are whole on every device
         sharding = jax.NamedSharding(sharding.mesh, jax.P(None, *sharding.spec[1:]))
-    rows = table.at[indices].get(mode="clip", out_sharding=sharding)
+    rows = jnp.asarray(table).at[indices].get(mode="clip", out_sharding=sharding)
     inside = (indices < table.shape[0]).reshape(-1, *[1] * (table.ndim - 1))
     return jnp.where(inside, rows, jnp.asarray(fill, rows.dtype))
 
@@ -70,13 +70,13 @@ def get_rows(table: jax.Array, indices: jax.Array, fill: Any = 0) -> jax.Array:
 def set_rows(table: jax.Array, indices: jax.Array, rows: jax.Array) -> jax.Array:
     """The table with these rows; those with an index outside it are dropped."""
     sharding = _explicit_sharding(table)
-    return table.at[indices].set(rows, mode="drop", out_sharding=sharding)
+    return jnp.asarray(table).at[indices].set(rows, mode="drop", out_sharding=sharding)
 
 
 def add_rows(table: jax.Array, indices: jax.Array, rows: jax.Array) -> jax.Array:
     """The table with ``rows`` added; those with an index outside it are dropped."""
     sharding = _explicit_sharding(table)
-    return table.at[indices].add(rows, mode="drop", out_sharding=sharding)
+    return jnp.asarray(table).at[indices].add(rows, mode="drop", out_sharding=sharding)
 
 
 def _explicit_sharding(table: jax.Array) -> jax.NamedSharding | None:

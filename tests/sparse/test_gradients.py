@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from rmsprop_optax import sparse
+from rmsprop_optax import rmsprop, sparse
 
 HEIGHT = 50
 
@@ -79,6 +81,24 @@ def test_equal_to_the_bit(loss: Callable[..., Any], jitted: bool) -> None:
         assert isinstance(mine, sparse.RowSlices)
         np.testing.assert_array_equal(mine.to_dense(), theirs)
     np.testing.assert_array_equal(grads["dense"], dense["dense"])
+
+
+def test_numpy_tables_and_ids() -> None:
+    """As they come from a file: in the loss, the gradients and the update."""
+    params, ids = jax.device_get(_params()), np.asarray(IDS)
+    assert float(_plain(params, ids)) == float(_plain(_params(), IDS))
+    grad_fn = sparse.value_and_grad(_plain, _announced)
+    found, expected = grad_fn(params, ids), grad_fn(_params(), IDS)
+    assert float(found[0]) == float(expected[0])
+    tx = rmsprop(0.1, momentum=0.9, weight_decay=0.1, use_ema=True)
+    updates, state = tx.update(found[1], tx.init(params), params)
+    new = optax.apply_updates(params, updates)
+    other, other_state = tx.update(expected[1], tx.init(_params()), _params())
+    chex.assert_trees_all_equal(
+        (new, state), (optax.apply_updates(_params(), other), other_state)
+    )
+    rows = sparse.RowSlices.from_dense(np.eye(4, 2, dtype=np.float32))
+    np.testing.assert_array_equal(rows.to_dense(), np.eye(4, 2))
 
 
 def test_aux_keywords_and_tables_that_stay_dense() -> None:
