@@ -6,6 +6,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
+import numpy as np
+
 from rmsprop_optax._foundation._axes import check_axis_name
 from rmsprop_optax._foundation._checks import (
     check_at_most_one,
@@ -13,6 +15,7 @@ from rmsprop_optax._foundation._checks import (
     check_decay,
     check_flag,
     check_has_effect,
+    check_loss_scale,
     check_mapping,
     check_name,
     check_non_negative,
@@ -127,7 +130,7 @@ class RmspropConfig:
         "Whether that average starts at the initial weights.", check_flag, False
     )
     loss_scale_factor: Scalar | None = _option(
-        "What gradients are divided by.", check_positive, None
+        "What gradients are divided by.", check_loss_scale, None
     )
     gradient_accumulation_steps: Count | None = _option(
         "Calls to an update.", partial(check_whole_number, least=2), None
@@ -223,5 +226,6 @@ class RmspropConfig:
 
 
 def is_on(value: Any) -> TypeGuard[Any]:
-    """Neither None nor the Python number 0. An array may be 0 now and not later."""
-    return value is not None and not (isinstance(value, (int, float)) and value == 0)
+    """Neither None nor the number 0. An array of JAX's may be 0 now and not later."""
+    known = isinstance(value, (int, float, np.number, np.ndarray))
+    return value is not None and not (known and np.size(value) == 1 and value == 0)

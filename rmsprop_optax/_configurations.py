@@ -1,14 +1,16 @@
 """The configurations inside of a transformation, whatever is wrapped around them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import fields, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._config import RmspropConfig
-from rmsprop_optax._foundation._trees import leaves_with_keys, path_of
+from rmsprop_optax._foundation._trees import eval_shape, leaves_with_keys, path_of, unbox
 from rmsprop_optax._foundation._types import PyTree
 
 Visit = Callable[[RmspropConfig, list[str]], None]
@@ -25,38 +27,72 @@ def record(config: RmspropConfig, params: PyTree, state: PyTree) -> None:
 
 
 def visit_configurations(
-    tx: optax.GradientTransformation, params: PyTree, visit: Visit
+    tx: optax.GradientTransformation,
+    params: PyTree,
+    visit: Visit,
+    opt_state: PyTree = None,
 ) -> list[str]:
     """Calls ``visit`` with each configuration and the paths of its parameters.
 
     A combinator such as `optax.chain` or `optax.partition` keeps nothing of what it
     combines, but calls the `init` of each. So this traces `tx.init`. A number that
-    `optax.inject_hyperparams` keeps in the state is a tracer.
+    `optax.inject_hyperparams` keeps in the state is that of ``opt_state``; a tracer
+    without one, and where it is a schedule.
 
     Returns:
       The classes of the states that belong to none of these configurations.
     """
-    states = []
+    states: list[Any] = []
+    built: list[tuple[RmspropConfig, list[str]]] = []
 
     def found(config: RmspropConfig, params: PyTree, state: PyTree) -> None:
         states.append(state)
-        visit(config, _paths(params))
+        built.append((config, _paths(params)))
 
-    leaves, structure = jax.tree.flatten(params)
-    arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype")}
     names: list[str] = []
 
-    def init(traced: dict[int, Any]) -> None:
-        all_leaves = [traced.get(i, leaf) for i, leaf in enumerate(leaves)]
-        opt_state = tx.init(structure.unflatten(all_leaves))
-        names.extend(_foreign(opt_state, states))
+    def init(params: PyTree) -> None:
+        fresh = tx.init(params)
+        names.extend(_foreign(fresh, states))
+        numbers = _injected(fresh, opt_state)
+        for config, paths in built:
+            visit(_with_numbers(config, numbers), paths)
 
     token = _record.set(found)
     try:
-        jax.eval_shape(init, arrays)
+        eval_shape(init, params)
     finally:
         _record.reset(token)
     return names
+
+
+def _injected(fresh: PyTree, opt_state: PyTree) -> Mapping[int, jax.Array]:
+    """What ``opt_state`` has for each traced number of a fresh state, by identity."""
+    nodes, known = (_injections(unbox(state)) for state in (fresh, opt_state))
+    if len(nodes) != len(known):
+        return {}
+    return {
+        id(traced): jnp.asarray(state.hyperparams[name])
+        for node, state in zip(nodes, known, strict=True)
+        for name, traced in node.hyperparams.items()
+        if name not in node.hyperparams_states
+    }
+
+
+def _injections(tree: PyTree) -> list[Any]:
+    """The states of `optax.inject_hyperparams`, from the outside inwards."""
+    kind = optax.InjectStatefulHyperparamsState
+    found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kind))
+    nodes = [node for node in found if isinstance(node, kind)]
+    return [inner for node in nodes for inner in (node, *_injections(node.inner_state))]
+
+
+def _with_numbers(
+    config: RmspropConfig, numbers: Mapping[int, jax.Array]
+) -> RmspropConfig:
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    known = {name: numbers[id(x)] for name, x in values.items() if id(x) in numbers}
+    return replace(config, **known) if known else config
 
 
 def _paths(params: PyTree) -> list[str]:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax
 import optax
 
 from rmsprop_optax._foundation._checks import check_transformation
@@ -13,7 +12,7 @@ from rmsprop_optax._foundation._state_leaves import (
     owner_of,
     parameter_shapes,
 )
-from rmsprop_optax._foundation._trees import Keys, leaves_with_keys, path_of
+from rmsprop_optax._foundation._trees import Keys, eval_shape, leaves_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree
 
 
@@ -86,7 +85,7 @@ def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
     shapes = {keys: shape or () for keys, shape in parameter_shapes(params).items()}
     found: dict[tuple[str, str], int] = {}
     check_transformation("tx", tx)
-    state = jax.eval_shape(tx.init, params)
+    state = eval_shape(tx.init, params)
     for keys, leaf in leaves_with_keys(state, is_leaf=None):
         place = _moment_and_leaf(keys, leaf.shape, shapes)
         found[place] = found.get(place, 0) + leaf.size * leaf.dtype.itemsize

@@ -39,7 +39,7 @@ import rmsprop_optax as ro
         ({"ema_overwrite_frequency": 5}, ["`ema_overwrite_frequency`", "use_ema=True"]),
         ({"ema_momentum": 0.5}, ["`ema_momentum`", "0.5", "use_ema=True"]),
         ({"gradient_accumulation_steps": 1}, ["`gradient_accumulation_steps`", "2", "1"]),
-        ({"loss_scale_factor": 0.0}, ["`loss_scale_factor`", "greater than 0"]),
+        ({"loss_scale_factor": 0.0}, ["`loss_scale_factor`", "between 2**-126"]),
         ({"nesterov": True}, ["`nesterov`", "momentum"]),
         ({"weight_decay_mask": {"a": True}}, ["`weight_decay_mask`", "weight_decay"]),
     ],
@@ -153,3 +153,56 @@ def test_a_gradient_that_is_no_number_to_train_with(dtype: Any) -> None:
     tx, params = ro.rmsprop(), {"w": jnp.ones(2)}
     with pytest.raises(TypeError, match="Gradient 'w': Gradients must be floating"):
         tx.update({"w": np.zeros(2, dtype)}, tx.init(params), params)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("epsilon", 1e-40), ("loss_scale_factor", 1e-38), ("loss_scale_factor", 1e38)],
+)
+def test_numbers_that_xla_takes_as_zero(option: str, value: float) -> None:
+    """Subnormal numbers are flushed to 0, and so is the inverse of a large scale."""
+    with pytest.raises(ValueError, match=option):
+        ro.rmsprop(**{option: value})
+
+
+@pytest.mark.parametrize("option", ["epsilon", "loss_scale_factor"])
+def test_the_range_is_that_of_float32_under_x64_too(option: str) -> None:
+    with jax.enable_x64(True), pytest.raises(ValueError, match=option):
+        ro.rmsprop(**{option: 1e-46})
+
+
+@pytest.mark.parametrize("rate", [None, "0.1", 1j, jnp.ones(2), True])
+def test_what_a_schedule_returns(rate: Any) -> None:
+    tx = ro.rmsprop(lambda count: rate)
+    with pytest.raises(TypeError, match="`learning_rate` must return a real scalar"):
+        jax.jit(tx.update)(jnp.ones(2), tx.init(jnp.ones(2)))
+
+
+@pytest.mark.parametrize("rate", [None, "0.1", np.ones(2), 1e39, float("nan")])
+def test_what_a_live_rate_returns(rate: Any) -> None:
+    tx = ro.rmsprop(lambda: rate)
+    with pytest.raises(Exception, match=r"`learning_rate` (must return|returned)"):
+        jax.block_until_ready(jax.jit(tx.update)(jnp.ones(2), tx.init(jnp.ones(2))))
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (lambda p: {"a": "no"}, "tree of booleans"),
+        (lambda p: {"b": True}, "must be the tree of the parameters"),
+        ({"b": True}, "must be the tree of the parameters"),
+    ],
+)
+def test_what_a_mask_is_made_of(mask: Any, words: str) -> None:
+    tx = ro.rmsprop(weight_decay=0.1, weight_decay_mask=mask)
+    params = {"a": jnp.ones(2)}
+    with pytest.raises((TypeError, ValueError), match=words):
+        tx.update(params, tx.init(params), params)
+
+
+def test_a_state_that_lost_its_classes() -> None:
+    """As that of `nnx.state(optimizer)`: what it holds can't be told."""
+    state = {"opt_state": {"0": {"nu": jnp.ones(2)}}}
+    for function in (ro.finalize, ro.scale_loss):
+        with pytest.raises(ValueError, match=r"give `optimizer\.opt_state`"):
+            function(jnp.ones(2), state)

@@ -170,13 +170,13 @@ def test_the_name_labels_the_step() -> None:
         assert f"/{name}/" in lowered.as_text(debug_info=True)
 
 
-@pytest.mark.parametrize("momentum", [0, 0.0, None])
+@pytest.mark.parametrize("momentum", [0, 0.0, None, np.float32(0.0)])
 def test_no_momentum_costs_no_memory(momentum: Any) -> None:
     opt_state = rmsprop(momentum=momentum).init(jnp.ones(2))
     assert optax.tree.get(opt_state, "trace", default=None) is None
 
 
-@pytest.mark.parametrize("momentum", [0.5, jnp.array(0.0), np.float32(0.0)])
+@pytest.mark.parametrize("momentum", [0.5, jnp.array(0.0), np.float32(0.5)])
 def test_an_array_always_has_a_trace(momentum: Any) -> None:
     opt_state = rmsprop(momentum=momentum).init(jnp.ones(2))
     np.testing.assert_array_equal(optax.tree.get(opt_state, "trace"), [0.0, 0.0])
@@ -210,3 +210,18 @@ def test_nesterov_in_a_sweep_over_the_momentum() -> None:
     for tx in (rmsprop(0.1, momentum=0.0, nesterov=True), rmsprop(0.1, momentum=0)):
         updates, _ = tx.update(grads, tx.init(params))
         np.testing.assert_array_equal(updates, expected)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "scale"),
+    [(lambda f: f, jnp.float32(1.0)), (optax.inject_hyperparams, 1.0)],
+    ids=["plain", "injected"],
+)
+def test_the_state_of_a_scalar_is_no_alias(wrap: Any, scale: Any) -> None:
+    """A donated step would delete the user's array, or donate one buffer twice."""
+    tx, params = wrap(rmsprop)(0.1, initial_scale=scale), {"s": jnp.ones(())}
+    step = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=1)
+    state = tx.init(params)
+    for _ in range(2):
+        _, state = step(params, state, params)
+    assert float(scale) == 1.0

@@ -26,16 +26,17 @@ def _concrete_scalar(name: str, value: Any, kind: str) -> float | None:
         raise TypeError(f"{expected} of type {type(value).__name__}.")
     if np.shape(value) != ():
         raise ValueError(f"{expected} of shape {np.shape(value)}: give a scalar.")
-    if not isinstance(value, (int, float)) and not _is_real(value.dtype):
+    if not isinstance(value, (int, float)) and not is_real(value.dtype):
         raise TypeError(f"{expected} of dtype {value.dtype}.")
     if isinstance(value, Tracer):
         return None
     if isinstance(value, int) and abs(value) > np.iinfo(np.int32).max:
-        raise ValueError(f"{expected}, which int32 can't hold: give a float.")
+        raise ValueError(f"{expected}, which int32 can't hold.")
     return float(value)
 
 
-def _is_real(dtype: Any) -> bool:
+def is_real(dtype: Any) -> bool:
+    """A floating dtype or one of integers."""
     return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
 
 
@@ -45,13 +46,24 @@ def _check_that(holds: Callable[[float], bool], name: str, value: Any, kind: str
         return
     if not holds(number):
         raise ValueError(f"`{name}` must be {kind}, got {value!r}.{_hint(value)}")
-    dtype = jnp.result_type(float)
-    with np.errstate(over="ignore"):
-        rounded = float(np.asarray(number).astype(dtype))
-    if not holds(rounded):
-        raise ValueError(
-            f"`{name}` must be {kind}, got {value!r}, which is {rounded} in {dtype}."
-        )
+    # Parameters are float32 under `jax_enable_x64` too, and a decay may be float64.
+    for dtype, in_range in (
+        (jnp.result_type(float), holds),
+        (jnp.float32, math.isfinite),
+    ):
+        rounded = _rounded(number, dtype)
+        if not in_range(rounded) or (number != 0 and rounded == 0):
+            raise ValueError(
+                f"`{name}` must be {kind}, got {value!r}, which is {rounded} in "
+                f"{jnp.dtype(dtype)}."
+            )
+
+
+def _rounded(number: float, dtype: Any) -> float:
+    """What XLA computes with: it takes numbers below the smallest normal one as 0."""
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = np.asarray(number).astype(dtype)
+    return 0.0 if abs(rounded) < jnp.finfo(dtype).tiny else float(rounded)
 
 
 def _hint(value: Any) -> str:
@@ -83,6 +95,12 @@ def check_non_negative(name: str, value: Any) -> None:
 def check_positive(name: str, value: Any) -> None:
     """A finite number, greater than 0."""
     _check_that(lambda x: 0 < x < math.inf, name, value, "a finite number greater than 0")
+
+
+def check_loss_scale(name: str, value: Any) -> None:
+    """A number that float32 holds, and its inverse too."""
+    kind = "a number between 2**-126 and 2**126, for float32 holds it and its inverse"
+    _check_that(lambda x: 2.0**-126 <= x <= 2.0**126, name, value, kind)
 
 
 def check_whole_number(name: str, value: Any, least: int) -> None:
@@ -179,6 +197,8 @@ def check_float_dtype(name: str, value: Any, other: str) -> None:
         raise ValueError(f"{expected}, got {value!r}.") from None
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{expected}, got {value!r}.")
+    if jnp.finfo(dtype).bits < 8 or dtype == jnp.float8_e8m0fnu:
+        raise ValueError(f"{expected}, got {value!r}, which holds too few numbers.")
 
 
 def check_mask(name: str, value: Any) -> None:

@@ -37,7 +37,9 @@ def init_moment(params: PyTree, fill: Scalar = 0.0, *, real: bool = False) -> Py
         if p is None:
             return None
         dtype = wide_dtype(jnp.result_type(p))
-        return jnp.full_like(p, fill, dtype=real_dtype(dtype) if real else dtype)
+        moment = jnp.full_like(p, fill, dtype=real_dtype(dtype) if real else dtype)
+        # For a scalar that is `fill` itself: a donated step must not delete that.
+        return jnp.array(moment) if moment is fill else moment
 
     return jax.tree.map(init_leaf, params, is_leaf=is_leaf)
 

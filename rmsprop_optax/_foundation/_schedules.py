@@ -12,6 +12,7 @@ from jax.experimental import io_callback  # noqa: TID251
 from rmsprop_optax._foundation._checks import (
     check_non_negative,
     count_required_arguments,
+    is_real,
 )
 from rmsprop_optax._foundation._types import LearningRate, Schedule
 
@@ -38,13 +39,26 @@ def as_schedule(
         return lambda count: number
     if count_required_arguments(name, learning_rate) == 1:
         schedule = cast(Schedule, learning_rate)
-        return lambda count: _scalar(schedule(count))
-    return _live(cast(Callable[[], Any], learning_rate))
+        return lambda count: _returned(name, schedule(count))
+    return _live(name, cast(Callable[[], Any], learning_rate))
 
 
 def _scalar(rate: Any) -> Any:
     """A rate of shape (1,), which PyTorch and Optax take too, as a scalar."""
     return rate.reshape(()) if getattr(rate, "shape", None) == (1,) else rate
+
+
+def _returned(name: str, rate: Any) -> Any:
+    """What a callable returned: a real scalar.
+
+    Raises:
+      TypeError: For anything else.
+    """
+    rate = _scalar(rate)
+    number = isinstance(rate, (int, float, np.generic, np.ndarray, jax.Array))
+    if not number or np.shape(rate) != () or not is_real(jnp.result_type(rate)):
+        raise TypeError(f"`{name}` must return a real scalar, it returned {rate!r}.")
+    return rate
 
 
 def is_schedule(rate: Any, name: str = "learning_rate") -> bool:
@@ -63,14 +77,22 @@ def check_number_or_schedule(name: str, value: Any) -> None:
         check_non_negative(name, _scalar(value))
 
 
-def _live(read: Callable[[], Any]) -> Callable[[Any], Any]:
+def _live(name: str, read: Callable[[], Any]) -> Callable[[Any], Any]:
     """Calls back to Python at every step, also from a compiled one."""
+
+    def read_now(dtype: Any) -> np.ndarray:
+        rate = _returned(name, read())
+        with np.errstate(over="ignore"):
+            rounded = np.asarray(rate).astype(dtype)
+        if not np.isfinite(rounded):
+            raise ValueError(
+                f"`{name}` returned {rate!r}, which is {rounded} in {dtype}."
+            )
+        return rounded
 
     def value_now(count: Any) -> jax.Array:
         del count
         dtype = jnp.result_type(float)
-        return io_callback(
-            lambda: _scalar(np.asarray(read(), dtype)), jax.ShapeDtypeStruct((), dtype)
-        )
+        return io_callback(lambda: read_now(dtype), jax.ShapeDtypeStruct((), dtype))
 
     return value_now

@@ -5,7 +5,7 @@ with the path of its parameter, and the last named field before that is its name
 """
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,21 @@ def parameter_shapes(params: PyTree) -> dict[Keys, tuple[int, ...] | None]:
         keys: jnp.shape(leaf) if hasattr(leaf, "shape") or jnp.isscalar(leaf) else None
         for keys, leaf in leaves_with_keys(params)
     }
+
+
+def check_has_classes(opt_state: PyTree) -> None:
+    """That a state has the classes that Optax gave it, which say what is in it."""
+
+    def is_state(node: Any) -> bool:
+        return hasattr(node, "_fields")
+
+    leaves = jax.tree.leaves(opt_state, is_leaf=is_state)
+    if leaves and not any(map(is_state, leaves)):
+        raise ValueError(
+            "`opt_state` is not the state of an Optax transformation, or has lost its "
+            "classes, as in `nnx.state(optimizer)`: give `optimizer.opt_state`. It is a "
+            f"{type(opt_state).__name__}."
+        )
 
 
 def owner_of(keys: Keys, params: Collection[Keys]) -> Owner | None:

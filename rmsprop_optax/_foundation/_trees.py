@@ -100,6 +100,18 @@ def unbox(tree: PyTree) -> PyTree:
     return jax.tree.map(content_of, tree, is_leaf=is_box)
 
 
+def eval_shape(function: Callable[[PyTree], PyTree], tree: PyTree) -> PyTree:
+    """`jax.eval_shape` for a tree that may hold functions and names beside its arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype")}
+
+    def traced(arrays: dict[int, Any]) -> PyTree:
+        all_leaves = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
+        return function(structure.unflatten(all_leaves))
+
+    return jax.eval_shape(traced, arrays)
+
+
 def leaves_with_keys(
     tree: PyTree, is_leaf: Callable[[Any], bool] | None = is_leaf
 ) -> list[tuple[Keys, Any]]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmsprop_optax._foundation._checks import check_whole_number
+from rmsprop_optax._foundation._trees import leaves_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.checkpoints._configuration import configuration, differences, digest
 from rmsprop_optax.checkpoints._sums import bit_sum
@@ -82,6 +83,10 @@ class Checkpoints:
                 f"`folder` must have none of *?[] in its path, got {str(self.folder)!r}: "
                 "Orbax takes them for a pattern, and can't read what it writes there."
             )
+        if self.folder.exists() and not self.folder.is_dir():
+            raise CheckpointError(
+                f"The folder {self.folder} can't be used: it is a file."
+            )
         self._description = description
         options = self._ocp.CheckpointManagerOptions(
             max_to_keep=int(max_to_keep), enable_async_checkpointing=False
@@ -105,7 +110,8 @@ class Checkpoints:
         self._manager.close()
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, or None."""
+        """The step of the newest checkpoint, or None; other processes may write too."""
+        self._manager.reload()
         return self._manager.latest_step()
 
     def save(
@@ -131,7 +137,9 @@ class Checkpoints:
                 f"{self.folder}, {latest}, got {step}: use another folder, or delete the "
                 "checkpoints that are newer."
             )
-        tree = jax.tree.map(_as_array, tree)
+        leaves, structure = jax.tree.flatten(tree)
+        paths = [path_of(keys) for keys, _ in leaves_with_keys(tree, is_leaf=None)]
+        tree = structure.unflatten(map(_as_array, paths, leaves))
         about = configuration(tree, self._description) | {
             "notes": json.loads(json.dumps(dict(notes or {}))),
             "sums": [int(bit_sum(leaf)) for leaf in jax.tree.leaves(tree)],
@@ -175,7 +183,6 @@ class Checkpoints:
             return self._restore(step, like)
         except CheckpointError:
             # A writer beside may have replaced it by a newer one meanwhile.
-            self._manager.reload()
             if self.latest_step() == step:
                 raise
         return self.restore(like)
@@ -238,14 +245,36 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _as_array(leaf: Any) -> jax.Array:
-    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+def _as_array(path: str, leaf: Any) -> jax.Array:
+    """The leaf in a dtype of JAX's, which holds 64 bits only under `jax_enable_x64`."""
+    if isinstance(leaf, jax.Array):
+        return leaf
+    try:
+        with np.errstate(over="ignore"):  # compared below
+            array = jnp.asarray(leaf)
+    except (TypeError, OverflowError) as error:
+        raise TypeError(
+            f"'{path}' can't be saved as an array, got {leaf!r}: {error}. Put it into "
+            "`notes`."
+        ) from error
+    if hasattr(leaf, "dtype"):
+        same = np.array_equal(array, leaf, equal_nan=True)
+    else:  # a Python number has no dtype, and is rounded to JAX's
+        same = np.isclose(array, np.asarray(leaf), rtol=1e-6, equal_nan=True)
+    if not same:
+        raise ValueError(
+            f"'{path}' would be restored with other values: it is {leaf!r}, and JAX "
+            f"keeps it in {array.dtype}. Convert it, put it into `notes`, or set "
+            "`jax_enable_x64`."
+        )
+    return array
 
 
 def _not_empty(tree: PyTree) -> dict[str, Any]:
     """The leaves by number; Orbax refuses those of size 0, and an array alone."""
     leaves = enumerate(jax.tree.leaves(tree))
-    return {str(i): leaf for i, leaf in leaves if np.prod(leaf.shape)}
+    found = {str(i): leaf for i, leaf in leaves if np.prod(leaf.shape)}
+    return found or {"none": jnp.zeros(1)}
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:

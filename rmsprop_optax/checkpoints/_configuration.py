@@ -43,6 +43,8 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         "it says": [x for x in lines_before if both_described and x not in lines_now],
         "not": [x for x in lines_now if both_described and x not in lines_before],
     }
+    if both_described and not any(listed.values()) and lines_before != lines_now:
+        listed["it says, in this order"] = lines_before
     if not any(listed.values()) and saved["arrays"] != wanted["arrays"]:
         listed["another order"] = list(now)
     return "; ".join(

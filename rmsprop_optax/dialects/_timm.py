@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._foundation._arguments import factory
@@ -119,8 +117,7 @@ def _corrected(lr: LearningRate, max_lr: Scalar | None) -> LearningRate:
             f"got `lr`={lr!r} and `max_lr`=None: a callable does not tell its largest "
             "value."
         )
-    peak: Any = lr if max_lr is None else max_lr
     if not callable(lr):
-        return lr**2 / peak
+        return lr if max_lr is None else lr**2 / max_lr
     rate = as_schedule(lr)
-    return lambda count: rate(count) ** 2 / peak
+    return lambda count: rate(count) ** 2 / max_lr

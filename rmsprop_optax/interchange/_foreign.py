@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rmsprop_optax._foundation._checks import (
@@ -101,11 +102,21 @@ def _paths_by_name(paths: list[str], names: Sequence[str]) -> list[str] | None:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """A tensor, or what is an array already; bfloat16, which NumPy lacks, as float32."""
+    """A tensor, or what is an array already; bfloat16, which NumPy lacks, as float32.
+
+    HDF5 has no bfloat16 either: Keras writes it as two bytes of no type.
+    """
     if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-    return np.asarray(value)
+        try:
+            value = value.detach().cpu().resolve_conj()
+            value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+            value = value.numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantized, 8 bits
+            raise ValueError(f"this tensor can't be read, {error}") from error
+    array = np.asarray(value)
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2 and not array.dtype.names:
+        array = array.view(jnp.bfloat16).astype(np.float32)
+    return array
 
 
 def as_number(value: Any, key: str, kind: str = "a finite number of at least 0") -> float:
@@ -158,7 +169,10 @@ def take(value: Any, key: str, place: Place, *, square: bool = False) -> np.ndar
     shape = tuple(np.shape(value))
     if math.prod(shape) != place.like.size:  # before anything is allocated
         raise _wrong_shape(key, shape, place)
-    array = as_array(value)
+    try:
+        array = as_array(value)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
     if array.dtype.kind not in "fc":
         raise ValueError(f"{key} must hold floating-point numbers, got {array.dtype}.")
     if place.convert is not None:
@@ -183,6 +197,23 @@ def take(value: Any, key: str, place: Place, *, square: bool = False) -> np.ndar
     return array
 
 
+def rounded(array: np.ndarray, dtype: Any, path: str) -> np.ndarray:
+    """The values in another dtype of floats, which holds them.
+
+    Raises:
+      ValueError: For a number that becomes infinite, or loses its imaginary part.
+    """
+    inexact = jnp.issubdtype(dtype, jnp.inexact)
+    with np.errstate(over="ignore"):
+        new = np.asarray(array).astype(dtype) if inexact else array
+    lost = np.iscomplexobj(array) and not jnp.issubdtype(dtype, jnp.complexfloating)
+    if not inexact or lost or not np.isfinite(new.astype(np.complex128)).all():
+        raise ValueError(
+            f"'{path}' has values in {array.dtype} that {jnp.dtype(dtype)} can't hold."
+        )
+    return new
+
+
 def _wrong_shape(key: str, shape: tuple[int, ...], place: Place) -> ValueError:
     return ValueError(
         f"{key} has shape {shape}, the parameter '{place.path}' has shape "
@@ -201,6 +232,8 @@ def check_keys(
     keys: Iterable[Any], known: Sequence[Any], needed: Sequence[Any], where: str
 ) -> None:
     """Nothing is missing, and nothing is there that would be dropped."""
+    if not isinstance(keys, Iterable) or isinstance(keys, str):
+        raise ValueError(f"{where} must be a mapping, got {keys!r}.")
     missing = [key for key in needed if key not in keys]
     if missing:
         raise ValueError(f"{where} lacks {missing}.")

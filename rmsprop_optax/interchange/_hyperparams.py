@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from rmsprop_optax._config import RmspropConfig, is_on
@@ -37,7 +38,7 @@ def configurations(
         alone = replace(config, coupled_decay=None, weight_decay=None, **_NO_MASK)
         found.update({path: alone if path in excluded else config for path in paths})
 
-    visit_configurations(tx, params, add)
+    visit_configurations(tx, params, add, opt_state)
     unknown = [path for path in current.nu if path not in found]
     if unknown:
         raise ValueError(
@@ -76,8 +77,7 @@ def compare(
 ) -> None:
     """Raises an error for a number of the run with which a parameter is not trained here.
 
-    Schedules, and numbers that `optax.inject_hyperparams` keeps in the state, are not
-    compared.
+    Schedules are not compared.
 
     Args:
       theirs: The numbers of the run, by the framework's own names.
@@ -88,7 +88,7 @@ def compare(
       path: The parameter, for the message.
     """
     for name, option in options.items():
-        ours = getattr(config, option)
+        ours = _known(getattr(config, option))
         if name not in theirs or name in ignore or callable(ours):
             continue
         value = _plain(theirs[name], f"`{name}` of {where}")
@@ -106,13 +106,19 @@ def check_formula(
 ) -> None:
     """Raises an error where the transformation has another update than the framework."""
     for option, value in formula.items():
-        ours = getattr(config, option)
+        ours = _known(getattr(config, option))
         if not isinstance(ours, Tracer) and not _same(value, ours):
             raise ValueError(
                 f"The run is one of {dialect}, with {option}={value!r}; `tx`, "
                 f"{config.source}, has {config.argument(option)}={ours!r}. Build it with "
                 f"{dialect}."
             )
+
+
+def _known(ours: Any) -> Any:
+    """A number of the state as one of Python's."""
+    array = isinstance(ours, jax.Array) and not isinstance(ours, Tracer)
+    return np.asarray(ours).item() if array else ours
 
 
 def _plain(value: Any, key: str) -> Any:

@@ -1,6 +1,6 @@
 """A half-finished run in neutral terms: what is taken out of a state, or put into one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +51,8 @@ class Slots(NamedTuple):
       trace: Momentum, in the sign in which it is subtracted; None without.
       ema: Averages of the parameters; None without.
       acc_grads: Sums of the gradients since the last update; None without.
-      hyperparams: What `optax.inject_hyperparams` keeps in the state; None without it.
+      hyperparams: What `optax.inject_hyperparams` keeps in the state, by the path of
+        the parameter that is trained with it; None without it.
       lr_in_trace: Whether the learning rate is inside the momentum; None without one.
     """
 
@@ -63,15 +64,20 @@ class Slots(NamedTuple):
     trace: Leaves | None = None
     ema: Leaves | None = None
     acc_grads: Leaves | None = None
-    hyperparams: dict[str, float] | None = None
+    hyperparams: Mapping[str, Mapping[str, float]] | None = None
     lr_in_trace: bool | None = None
 
     @property
     def learning_rate(self) -> float | None:
         """The rate, where it is kept in the state."""
-        injected = self.hyperparams or {}
-        found = [injected[name] for name in RATE_NAMES if name in injected]
-        return found[0] if found else None
+        injected = (self.hyperparams or {}).values()
+        found = {x[name] for x in injected for name in RATE_NAMES if name in x}
+        if len(found) > 1:
+            raise ValueError(
+                f"The optimizer state has the learning rates {sorted(found)}, and this "
+                "framework has one for all parameters."
+            )
+        return found.pop() if found else None
 
 
 _NODES = (
@@ -126,8 +132,9 @@ def read(opt_state: PyTree) -> Slots:
                 rest["micro"] = int(node.count)
                 rest["updates"] = int(node.gradient_step)
             case optax.InjectStatefulHyperparamsState():
-                injected = node.hyperparams.items()
-                rest["hyperparams"] = {n: np.asarray(x).item() for n, x in injected}
+                injected = {n: np.asarray(x).item() for n, x in node.hyperparams.items()}
+                known = rest.setdefault("hyperparams", {})
+                known.update(dict.fromkeys(_trained_by(node), injected))
                 rest["calls"] = int(node.count)
     if "nu" not in leaves:
         raise ValueError(
@@ -233,13 +240,29 @@ def _map_nodes(opt_state: PyTree, visit: Callable[[Any], Any]) -> PyTree:
 
 
 def _inject(node: Any, slots: Slots) -> Any:
-    imported = slots.hyperparams or {}
+    wanted = [(slots.hyperparams or {}).get(path, {}) for path in _trained_by(node)]
+    imported = wanted[0] if wanted else {}
+    if any(other != imported for other in wanted):
+        raise ValueError(
+            f"The parameters {_trained_by(node)} have different numbers in the run, and "
+            "`tx` has one `optax.inject_hyperparams` for all of them: build it with "
+            "`optax.partition`, one for each group."
+        )
     hyperparams = {
         name: _as(old, imported[name]) if name in imported else old
         for name, old in node.hyperparams.items()
     }
     count = _as(node.count, slots.calls)
     return node._replace(count=count, hyperparams=hyperparams)
+
+
+def _trained_by(node: Any) -> list[str]:
+    """The paths of the parameters whose moments are inside of a state."""
+    held: dict[str, Leaves] = {}
+    for inner, _ in _in_order(node.inner_state):
+        if isinstance(inner, (optax.ScaleByRmsState, ScaleByStddevState)):
+            _collect(held, "nu", inner.nu)
+    return list(held.get("nu", ()))
 
 
 def _is_parameter(node: Any) -> bool:
@@ -304,4 +327,11 @@ def _as(old: Any, new: Any) -> Any:
     if new is None:
         return old
     # A copy: `jnp.asarray` may share memory with a tensor that PyTorch changes in place.
-    return jax.device_put(jnp.array(new, old.dtype), old.sharding)
+    with np.errstate(over="ignore"):
+        value = jnp.array(new, old.dtype)
+    if jnp.issubdtype(old.dtype, jnp.inexact) and not bool(jnp.isfinite(value).all()):
+        raise ValueError(
+            f"The state keeps a moment in {old.dtype}, which can't hold the run's values "
+            f"of up to {np.abs(new).max():.3g}: give another `moment_storage`."
+        )
+    return jax.device_put(value, old.sharding)

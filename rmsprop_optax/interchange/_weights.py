@@ -1,7 +1,7 @@
 """Weights of a model: which of the framework's arrays is which of our parameters."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from rmsprop_optax._foundation._trees import (
     path_of,
 )
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.interchange._foreign import Convert, Place, take
+from rmsprop_optax.interchange._foreign import Convert, Place, rounded, take
 
 
 class Layout(NamedTuple):
@@ -71,14 +71,18 @@ def find_weights(
     check_mapping("names", names, check_name)
     _check_layouts(layouts)
     ignored = [re.compile(pattern) for pattern in check_names("ignore", ignore)]
-    there = [n for n in theirs if not any(p.search(n) for p in ignored)]
-    found, unused = [], dict.fromkeys(there)
+    there = list(theirs)
+    unused = [n for n in there if not any(p.search(n) for p in ignored)]
+    found: list[Weight] = []
+    taken: set[str] = set()
     for keys, leaf in leaves_with_keys(params):
         if leaf is None or not (hasattr(leaf, "shape") and is_inexact(leaf)):
             continue
         path = path_of(keys)
         wanted, axes = _wanted(path, len(leaf.shape), names, layouts, separator)
         fits = [name for name in there if _ends_with(name, wanted, separator)]
+        # What is ignored may be asked for, such as the statistics of a norm.
+        fits = [name for name in fits if name in unused] or fits
         if len(fits) != 1:
             what = f"several weights, {fits}," if fits else "no weight"
             raise ValueError(
@@ -86,9 +90,11 @@ def find_weights(
                 f"`names`, such as {{{path!r}: ...}} or {{'layer of ours': 'layer of "
                 f"theirs'}}. The model has {there}."
             )
-        if unused.pop(fits[0], fits) is fits:
+        if fits[0] in taken:
             raise ValueError(f"Two parameters take the weight {fits[0]!r}: give `names`.")
+        taken.add(fits[0])
         found.append(Weight(path, leaf, fits[0], axes))
+    unused = [name for name in unused if name not in taken]
     unknown = [path for path in names if not any(_starts(w.path, path) for w in found)]
     if unknown:
         raise ValueError(
@@ -97,7 +103,7 @@ def find_weights(
         )
     if unused:
         raise ValueError(
-            f"The model has weights that are no parameters here: {list(unused)}. Name "
+            f"The model has weights that are no parameters here: {unused}. Name "
             "those that are not wanted in `ignore`, by regular expressions."
         )
     return found
@@ -156,7 +162,7 @@ def import_weights(
         if value is None:
             return leaf
         # A copy: `jnp.asarray` may share memory with a tensor.
-        new = jnp.array(value, leaf.dtype)
+        new = jnp.array(rounded(value, leaf.dtype, path_of(keys)))
         sharding = getattr(leaf, "sharding", None)
         return new if sharding is None else jax.device_put(new, sharding)
 
@@ -176,9 +182,15 @@ def export_weights(
     }
 
 
-def converts(weights: list[Weight], convert: Convert | None) -> Convert:
-    """The same functions for the moments, which are laid out as their parameters."""
-    return {w.path: w.to_ours for w in weights} | dict(_convert(convert))
+def converts(
+    weights: list[Weight], convert: Convert | None, held: Collection[str]
+) -> Convert:
+    """The same functions for the moments, which are laid out as their parameters.
+
+    ``held`` are the parameters that have any: those that are frozen here have none.
+    """
+    both = {w.path: w.to_ours for w in weights} | dict(_convert(convert))
+    return {path: function for path, function in both.items() if path in held}
 
 
 def _convert(convert: Convert | None) -> Convert:

@@ -4,14 +4,18 @@ import math
 from collections import defaultdict
 from typing import Any
 
-import jax
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rmsprop_optax._foundation._axes import axis_size, names_of
 from rmsprop_optax._foundation._checks import check_transformation
 from rmsprop_optax._foundation._state_leaves import owner_of
-from rmsprop_optax._foundation._trees import Keys, leaves_with_keys, map_with_keys
+from rmsprop_optax._foundation._trees import (
+    Keys,
+    eval_shape,
+    leaves_with_keys,
+    map_with_keys,
+)
 from rmsprop_optax._foundation._types import AxisName, PyTree
 
 
@@ -72,7 +76,7 @@ def shardings_like(
 ) -> PyTree:
     """The state sharded as its parameters are, and over ``axis`` too if there is one."""
     known = dict(leaves_with_keys(params, is_leaf=None))
-    shapes = jax.eval_shape(tx.init, params)
+    shapes = eval_shape(tx.init, params)
     # A cut that fits all moments of a parameter, or none: codes stay beside their scales.
     moments: dict[Keys, list[tuple[int, ...]]] = defaultdict(list)
     for keys, leaf in leaves_with_keys(shapes, is_leaf=None):

@@ -18,7 +18,7 @@ from rmsprop_optax._foundation._trees import (
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.sparse._lookup import TableView
 from rmsprop_optax.sparse._row_slices import RowSlices
-from rmsprop_optax.sparse._tables import as_ids, get_rows, unique_rows
+from rmsprop_optax.sparse._tables import as_ids, get_rows, unique_rows, whole
 
 
 def value_and_grad(
@@ -124,7 +124,8 @@ def _row_ids(params: PyTree, wanted: Mapping[str, Any]) -> dict[Keys, jax.Array]
         ((keys, table),) = tables[path]
         height = table.shape[0]
         some = [
-            as_ids(leaf, height, f"The ids of '{path}'") for leaf in jax.tree.leaves(tree)
+            whole(as_ids(leaf, height, f"The ids of '{path}'"))
+            for leaf in jax.tree.leaves(tree)
         ]
         flat = jnp.concatenate([jnp.zeros(0, jnp.int32), *(x.ravel() for x in some)])
         found[keys] = unique_rows(flat, height)

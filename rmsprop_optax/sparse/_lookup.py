@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmsprop_optax._foundation._axes import sharded_like
 from rmsprop_optax._foundation._trees import content_of
 from rmsprop_optax._foundation._types import Tracer
 from rmsprop_optax.sparse._opaque import shape_alone, unwrap_indices, wrap_indices
-from rmsprop_optax.sparse._tables import as_ids
+from rmsprop_optax.sparse._tables import as_ids, rows_at, whole
 
 
 @jax.tree_util.register_pytree_node_class
@@ -103,14 +104,15 @@ def lookup(table: Any, ids: Any) -> jax.Array:
     height = table.shape[0]
     ids = as_ids(ids, height, "Ids")
     if not isinstance(table, TableView):
-        return jnp.asarray(table).at[ids].get(mode="fill", fill_value=jnp.nan)
+        return rows_at(table, ids)
+    as_given, ids = ids, whole(ids)
     place = jnp.searchsorted(table.indices, ids).astype(jnp.int32)
     count = table.indices.shape[0]
     found = table.indices.at[place].get(mode="fill", fill_value=-1) == ids
     _check_announced(ids, found)
     # An id outside the table equals the index of the padding, which is no row.
     place = jnp.where(found & (ids < height), place, count)
-    return table.rows.at[place].get(mode="fill", fill_value=jnp.nan)
+    return rows_at(table.rows, sharded_like(place, as_given))
 
 
 def _check_announced(ids: jax.Array, found: jax.Array) -> None:

@@ -1,5 +1,6 @@
 """The gradient of a table by rows."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from rmsprop_optax.sparse._tables import (
     get_rows,
     set_rows,
     sum_rows,
+    table_of,
 )
 
 
@@ -74,7 +76,7 @@ class RowSlices(metaclass=_NamesRemedy):
 
     def __init__(self, indices: Any, values: Any, shape: tuple[int, ...]) -> None:
         values = jnp.asarray(values)
-        shape = tuple(int(size) for size in shape)
+        shape = _as_shape(shape)
         _check(indices, values, shape)
         indices, self.values = sum_rows(as_ids(indices, shape[0]), values, shape[0])
         self._wrapped, self.shape = wrap_indices(indices), shape
@@ -105,11 +107,7 @@ class RowSlices(metaclass=_NamesRemedy):
 
     def to_dense(self) -> jax.Array:
         """The whole table, zeros in the rows that are not here."""
-        return (
-            jnp.zeros(self.shape, self.dtype)
-            .at[self.indices]
-            .add(self.values, mode="drop", indices_are_sorted=True)
-        )
+        return table_of(self.indices, self.values, self.shape)
 
     @property
     def indices(self) -> Any:
@@ -194,6 +192,18 @@ class RowSlices(metaclass=_NamesRemedy):
         new._wrapped, new.values = children
         new.shape = shape
         return new
+
+
+def _as_shape(shape: Any) -> tuple[int, ...]:
+    try:
+        sizes = tuple(operator.index(size) for size in shape)
+    except TypeError:
+        raise TypeError(
+            f"`shape` must be the sizes of the table's axes, got {shape!r}."
+        ) from None
+    if any(not 0 <= size < 2**31 for size in sizes):
+        raise ValueError(f"`shape` must have sizes from 0 to 2**31 - 1, got {shape!r}.")
+    return sizes
 
 
 def _check(indices: Any, values: jax.Array, shape: tuple[int, ...]) -> None:

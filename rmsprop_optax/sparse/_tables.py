@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmsprop_optax._foundation._axes import names_of
 from rmsprop_optax._foundation._dtypes import common_dtype
 from rmsprop_optax._foundation._types import Tracer
 
@@ -65,6 +66,44 @@ def get_rows(table: jax.Array, indices: jax.Array, fill: Any = 0) -> jax.Array:
     rows = jnp.asarray(table).at[indices].get(mode="clip", out_sharding=sharding)
     inside = (indices < table.shape[0]).reshape(-1, *[1] * (table.ndim - 1))
     return jnp.where(inside, rows, jnp.asarray(fill, rows.dtype))
+
+
+def rows_at(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """``table[ids]`` for ids of any shape; NaN where an id is outside the table."""
+    table = jnp.asarray(table)
+    if not table.shape[0]:  # XLA gathers nothing from nothing
+        return jnp.full((*ids.shape, *table.shape[1:]), jnp.nan, table.dtype)
+    sharding = _explicit_sharding(table)
+    if sharding is not None:
+        row = sharding.spec[1:]
+        used = {name for part in row if part is not None for name in names_of(part)}
+        # The ids' axes come first, unless a row of the table is sharded over them.
+        first = [
+            part if part is not None and used.isdisjoint(names_of(part)) else None
+            for part in jax.typeof(ids).sharding.spec
+        ]
+        first += [None] * (ids.ndim - len(first))
+        sharding = jax.NamedSharding(sharding.mesh, jax.P(*first, *row))
+    return table.at[ids].get(mode="fill", fill_value=jnp.nan, out_sharding=sharding)
+
+
+def whole(ids: jax.Array) -> jax.Array:
+    """Ids that every device has all of, where shardings are a part of types."""
+    sharding = _explicit_sharding(ids)
+    if sharding is None or not any(sharding.spec):
+        return ids
+    return jax.reshard(ids, jax.NamedSharding(sharding.mesh, jax.P()))
+
+
+def table_of(indices: jax.Array, rows: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A table with these rows, which are sorted and unique, and zeros elsewhere."""
+    sharding = _explicit_sharding(rows)
+    if sharding is not None:
+        sharding = jax.NamedSharding(sharding.mesh, jax.P(None, *sharding.spec[1:]))
+    table = jnp.zeros(shape, rows.dtype, out_sharding=sharding)
+    return table.at[indices].add(
+        rows, mode="drop", indices_are_sorted=True, out_sharding=sharding
+    )
 
 
 def set_rows(table: jax.Array, indices: jax.Array, rows: jax.Array) -> jax.Array:

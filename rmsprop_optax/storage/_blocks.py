@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._axes import named_sharding
+from rmsprop_optax._foundation._axes import named_sharding, sharded_like
 
 
 def block_count(last: int, block_size: int, shards: int) -> int | None:
@@ -64,7 +64,7 @@ def join(x: jax.Array, like: jax.Array) -> jax.Array:
     mesh, spec = explicit
     sharding = jax.NamedSharding(mesh, jax.P(*spec[:-1]))
     joined = jax.lax.reshape(x, shape, out_sharding=sharding)[..., :last]
-    return jax.reshard(joined, jax.typeof(like).sharding)
+    return sharded_like(joined, like)
 
 
 def shards_of_last_axis(x: Any) -> int:

@@ -39,7 +39,7 @@ Pair = tuple[jax.Array, jax.Array | None]
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """A floating dtype.
+    """A floating dtype. Finite values beyond its largest are stored as that.
 
     Attributes:
       dtype: The dtype.
@@ -49,7 +49,7 @@ class FloatFormat:
 
     def init(self, moment: jax.Array, *, signed: bool, blocks: int) -> Pair:
         del signed, blocks
-        return moment.astype(self.dtype), None
+        return _saturated(moment, self.dtype).astype(self.dtype), None
 
     def decode(self, stored: jax.Array, scale: jax.Array | None) -> jax.Array:
         del scale
@@ -57,10 +57,19 @@ class FloatFormat:
 
     def encode(self, values: jax.Array, like: Pair, seed: jax.Array | None) -> Pair:
         dtype = like[0].dtype
+        values = _saturated(values, dtype)
         if seed is None or wide_dtype(dtype) == dtype:
             return cast(values, dtype), None
         bits = hash_bits(values.shape, seed)
         return round_stochastically(cast(values, jnp.float32), dtype, bits), None
+
+
+def _saturated(values: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Finite values within the range of a dtype: an infinite moment never decays."""
+    largest = float(jnp.finfo(dtype).max)
+    if float(jnp.finfo(values.dtype).max) <= largest or dtype == jnp.bfloat16:
+        return values
+    return jnp.where(jnp.isfinite(values), jnp.clip(values, -largest, largest), values)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from rmsprop_optax._foundation._dtypes import (
 )
 from rmsprop_optax._foundation._leafwise import map_moments
 from rmsprop_optax._foundation._schedules import next_count
+from rmsprop_optax._foundation._state_leaves import check_has_classes
 from rmsprop_optax._foundation._trees import is_leaf, unbox
 from rmsprop_optax._foundation._types import Count, PyTree, Scalar
 
@@ -169,6 +170,7 @@ def finalize(params: PyTree, opt_state: PyTree) -> PyTree:
             "`params` holds an optimizer state: call `finalize(params, opt_state)`, in "
             "this order."
         )
+    check_has_classes(opt_state)
     averages = _averages(opt_state)
     if not averages:
         return params

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._checks import check_positive
+from rmsprop_optax._foundation._checks import check_loss_scale
 from rmsprop_optax._foundation._dtypes import as_number, cast, real_like, wide_dtype
 from rmsprop_optax._foundation._trees import is_leaf, map_values
 from rmsprop_optax._foundation._types import PyTree, Scalar
@@ -53,7 +53,7 @@ def unscale_loss(loss_scale: Scalar) -> optax.GradientTransformation:
       Micikevicius et al., [Mixed Precision Training](https://arxiv.org/abs/1710.03740),
       2018; Keras 3, `loss_scale_factor`.
     """
-    check_positive("loss_scale", loss_scale)
+    check_loss_scale("loss_scale", loss_scale)
 
     def current() -> UnscaleLossState:
         # A copy: a donated step must not delete the user's own array.

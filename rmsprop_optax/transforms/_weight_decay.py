@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._alignment import check_has_params
-from rmsprop_optax._foundation._checks import check_parameter_mask
+from rmsprop_optax._foundation._checks import check_mask, check_parameter_mask
 from rmsprop_optax._foundation._dtypes import as_number, cast, common_dtype, real_like
 from rmsprop_optax._foundation._leafwise import map_leaves
 from rmsprop_optax._foundation._schedules import (
@@ -125,7 +125,7 @@ def masked_by_params(
         return inner
 
     def for_params(params: PyTree) -> optax.GradientTransformation:
-        return optax.masked(inner, mask(params) if callable(mask) else mask)
+        return optax.masked(inner, _mask_of(params, mask))
 
     def init_fn(params: PyTree) -> PyTree:
         return for_params(params).init(params)
@@ -137,6 +137,20 @@ def masked_by_params(
         return for_params(params).update(updates, state, params)
 
     return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _mask_of(params: PyTree, mask: Mask) -> PyTree:
+    """The mask as a tree, whose leaves are booleans and fit the parameters."""
+    found = mask(params) if callable(mask) else mask
+    if jax.tree.leaves(found) or jax.tree.leaves(params):
+        check_mask("weight_decay_mask", found)
+    try:
+        return jax.tree.broadcast(found, params)
+    except ValueError as error:
+        raise ValueError(
+            "The mask of the weight decay must be the tree of the parameters, or a "
+            f"prefix of it, with booleans, got {found!r}: {error}"
+        ) from error
 
 
 def exclude_paths(*patterns: str) -> Callable[[PyTree], PyTree]:

@@ -17,7 +17,6 @@ from rmsprop_optax._foundation._dtypes import (
     cast,
     common_dtype,
     leaf_dtype,
-    narrow,
     real_like,
     wide_dtype,
 )
@@ -33,6 +32,7 @@ from rmsprop_optax._foundation._trees import (
 )
 from rmsprop_optax._foundation._types import Count, PyTree, Schedule
 from rmsprop_optax.wrappers._cond_update import cond_update
+from rmsprop_optax.wrappers._precision import round_to
 
 
 class AccumulateGradientsState(NamedTuple):
@@ -109,6 +109,9 @@ def accumulate_gradients(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Runs ``inner`` once every k calls, on the mean of the k gradients.
 
+    The sum and the mean are float32, or wider where the gradients are; the update is
+    rounded once, to the dtype of the gradients.
+
     The calls in between add the gradient and return zero updates. `optax.MultiSteps`
     runs ``inner`` at each of them and multiplies by 0, so that one infinite gradient
     leaves a NaN in its accumulator for ever; here the sums are exactly zero after each
@@ -118,7 +121,8 @@ def accumulate_gradients(
     Args:
       inner: The transformation. Everything in it moves with updates, not with calls.
       gradient_accumulation_steps: k, the calls of an update, at least 2; or a function
-        from the number of updates so far to k, at least 1.
+        from the number of updates so far to k, which is rounded to an integer, and at
+        least 1.
       sums: How gradients are added up. For tables whose gradients come as
         [`RowSlices`][rmsprop_optax.sparse.RowSlices] give
         [`sparse.RowSums`][rmsprop_optax.sparse.RowSums]; None: all gradients are dense.
@@ -170,24 +174,18 @@ def accumulate_gradients(
     ) -> tuple[PyTree, AccumulateGradientsState]:
         every_k: Any = gradient_accumulation_steps
         if callable(every_k):
-            every_k = every_k(state.gradient_step)
+            every_k = jnp.maximum(jnp.round(every_k(state.gradient_step)), 1)
         is_last = state.count + 1 >= every_k
 
         def mean_leaf(g: Any, total: Any) -> Any:
-            if g is None:
-                return None
-            dtype = leaf_dtype(g)
-
-            def mean(values: jax.Array) -> jax.Array:
-                if use_grad_mean:
-                    values = values / real_like(as_number(every_k), values)
-                return narrow(values, dtype)
-
-            return map_values(mean, total)
+            if g is None or not use_grad_mean:
+                return None if g is None else total
+            return map_values(lambda x: x / real_like(as_number(every_k), x), total)
 
         def update(total: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
             mean = jax.tree.map(mean_leaf, updates, total, is_leaf=is_leaf)
-            return inner.update(mean, inner_state, params, **extra_args)
+            new, inner_state = inner.update(mean, inner_state, params, **extra_args)
+            return round_to(updates, new), inner_state
 
         total = adds.add(state.acc_grads, updates)
         outcome = cond_update(is_last, update, total, state.inner_state)

@@ -11,12 +11,13 @@ import optax
 from rmsprop_optax._foundation._alignment import check_found_once
 from rmsprop_optax._foundation._axes import check_axis_name
 from rmsprop_optax._foundation._checks import (
-    check_positive,
+    check_loss_scale,
     check_whole_number,
     checked_inner,
 )
+from rmsprop_optax._foundation._state_leaves import check_has_classes
 from rmsprop_optax._foundation._trees import path_of
-from rmsprop_optax._foundation._types import AxisName, Count, PyTree, Scalar, Tracer
+from rmsprop_optax._foundation._types import AxisName, Count, PyTree, Scalar
 from rmsprop_optax.transforms._loss_scale import UnscaleLossState, divide_wide
 from rmsprop_optax.wrappers._cond_update import cond_update
 from rmsprop_optax.wrappers._finite import all_finite
@@ -87,8 +88,7 @@ def dynamic_loss_scale(
     References:
       Keras 3, `keras/src/optimizers/loss_scale_optimizer.py`.
     """
-    check_positive("init_scale", init_scale)
-    _check_bounds(init_scale)
+    check_loss_scale("init_scale", init_scale)
     check_whole_number("dynamic_growth_steps", dynamic_growth_steps, least=1)
     if axis_name is not None:
         check_axis_name("axis_name", axis_name)
@@ -128,15 +128,6 @@ def dynamic_loss_scale(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _check_bounds(init_scale: Scalar) -> None:
-    known = not isinstance(init_scale, Tracer)
-    if known and not _LEAST <= float(init_scale) <= _LARGEST:
-        raise ValueError(
-            "`init_scale` must be between 2**-126 and 2**126, got "
-            f"{init_scale!r}: the scale and its inverse are kept in float32."
-        )
-
-
 def _check_no_scale(inner_state: PyTree) -> None:
     found = _loss_scales(inner_state)
     if found:
@@ -160,10 +151,11 @@ def scale_loss(loss: jax.Array, opt_state: PyTree) -> jax.Array:
       opt_state: The optimizer state that the next update is given.
 
     Returns:
-      The scaled loss, in the loss's dtype.
+      The scaled loss, in the loss's dtype. A scale that is a power of two is exact in
+      each dtype; another one is rounded to that of the loss.
 
     Raises:
-      ValueError: Where the state holds several scales.
+      ValueError: Where the state holds several scales, or has lost its classes.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -173,6 +165,7 @@ def scale_loss(loss: jax.Array, opt_state: PyTree) -> jax.Array:
       >>> print(rmsprop_optax.scale_loss(jnp.array(0.5), opt_state))
       512.0
     """
+    check_has_classes(opt_state)
     found = _loss_scales(opt_state)
     check_found_once(
         [path for path, _ in found],

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.extend import core  # noqa: TID251
 
@@ -88,12 +89,21 @@ def single_pass(
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
-        operands = (updates, state, params)
-        flat = jax.tree.leaves(operands)
-        if not any(isinstance(leaf, Tracer) for leaf in flat):
+        leaves, structure = jax.tree.flatten((updates, state, params))
+        if not any(isinstance(leaf, Tracer) for leaf in leaves):
+            return inner.update(updates, state, params, **extra_args)
+        # A model may hold functions and names beside its arrays.
+        places = [i for i, leaf in enumerate(leaves) if _is_traceable(leaf)]
+        flat = [leaves[i] for i in places]
+        alone = dict(zip(places, flat, strict=True))
+        operands = structure.unflatten([alone.get(i) for i in range(len(leaves))])
+
+        def update(flat: list[Any]) -> tuple[PyTree, PyTree]:
+            given = dict(enumerate(leaves)) | dict(zip(places, flat, strict=True))
+            operands = structure.unflatten(given.values())
             return inner.update(*operands, **extra_args)
-        update = partial(inner.update, **extra_args)
-        step, shapes = jax.make_jaxpr(update, return_shape=True)(*operands)
+
+        step, shapes = jax.make_jaxpr(update, return_shape=True)(flat)
         _check(step.jaxpr)
         results, args, joined = jax.tree.structure(shapes), [*step.consts, *flat], []
         if jax.default_backend() == "cpu" and not has_axes(operands):
@@ -107,6 +117,11 @@ def single_pass(
         return jax.tree.unflatten(results, outputs)
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+
+
+def _is_traceable(leaf: Any) -> bool:
+    kinds = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
+    return isinstance(leaf, kinds)
 
 
 def _check(jaxpr: core.Jaxpr) -> None:

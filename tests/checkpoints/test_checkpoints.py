@@ -273,3 +273,56 @@ def test_the_sum_is_that_of_any_sharding_and_sees_each_bit() -> None:
         changed = x.copy()
         changed.view(np.uint8)[5] ^= 1
         assert int(bit_sum(jnp.asarray(changed))) != total, dtype
+
+
+@pytest.mark.parametrize(
+    "leaf", [np.int64(2**32 + 3), np.array([1e300]), np.array([0.1]), 1e300]
+)
+def test_what_jax_would_keep_as_another_number_is_refused(
+    tmp_path: Path, leaf: Any
+) -> None:
+    with Checkpoints(tmp_path) as saved, pytest.raises(ValueError, match="'x' would be"):
+        saved.save(1, {"x": leaf})
+
+
+@pytest.mark.parametrize("leaf", ["text", 2**40])
+def test_what_is_no_array_is_named(tmp_path: Path, leaf: Any) -> None:
+    with Checkpoints(tmp_path) as saved, pytest.raises(TypeError, match="'x' can't be"):
+        saved.save(1, {"x": leaf})
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {},
+        {"z": jnp.zeros((0, 3))},
+        {"x": jnp.array([1, -2, 3], jnp.int4)},
+        {"x": jnp.array([0.5, 6.0], jnp.float4_e2m1fn)},
+        {"x": 0.1, "n": np.float64(0.5)},
+    ],
+)
+def test_nothing_and_narrow_numbers(tmp_path: Path, tree: Any) -> None:
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, tree)
+        found, _ = saved.restore(tree)
+    _assert_equal(found, jax.tree.map(jnp.asarray, tree))
+
+
+def test_the_order_of_a_description_is_compared(tmp_path: Path) -> None:
+    """Two groups with exchanged rates have the same lines."""
+    with Checkpoints(tmp_path, "a\nb\nb") as saved:
+        saved.save(1, {})
+    for other in ("b\nb\na", "a\nb"):
+        with Checkpoints(tmp_path, other) as saved, pytest.raises(CheckpointError):
+            saved.restore({})
+
+
+def test_two_that_write_into_one_folder(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as a, Checkpoints(tmp_path) as b:
+        a.save(5, {"x": jnp.ones(2)})
+        with pytest.raises(ValueError, match="greater than that of the newest"):
+            b.save(5, {"x": jnp.zeros(2)})
+        b.save(6, {"x": jnp.full(2, 6.0)})
+        assert a.latest_step() == 6
+        found, _ = a.restore({"x": jnp.ones(2)})
+    np.testing.assert_array_equal(found["x"], [6.0, 6.0])

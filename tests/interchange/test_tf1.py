@@ -221,3 +221,16 @@ def test_what_tensorflow_cannot_hold_is_refused() -> None:
     torch = dialects.torch(momentum=0.9).init(params)
     with pytest.raises(ValueError, match=r"learning rate inside.*`dialects\.tf1`"):
         interchange.export_state(torch)
+
+
+def test_two_parameters_with_one_name_are_refused() -> None:
+    state = dialects.tf1(0.1).init({"a": jnp.ones(1), "b": jnp.ones(1)})
+    with pytest.raises(ValueError, match="the same name"):
+        interchange.export_state(state, names={"a": "A", "b": "A"})
+
+
+@pytest.mark.parametrize("slots", [{"rms": None}, {"rms": 3}, {"rms": {"w": None}}])
+def test_slots_of_another_form_are_named(slots: Any) -> None:
+    state = dialects.tf1(0.1).init({"w": jnp.ones(2)})
+    with pytest.raises(ValueError, match="rms"):
+        interchange.import_state(slots, state)

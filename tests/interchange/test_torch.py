@@ -494,3 +494,109 @@ def test_the_place_keeps_its_dtype_and_sharding() -> None:
     assert nu.sharding == optax.tree.get(state, "nu")["w"].sharding
     assert nu.dtype == jnp.float32
     np.testing.assert_array_equal(nu, values)
+
+
+def _two_groups(state: bool = True) -> dict[str, Any]:
+    slots = {"step": 1.0, "square_avg": np.ones(2, np.float32)}
+    groups = [{"params": [i], "lr": rate} for i, rate in enumerate((0.1, 0.2))]
+    return {"state": {0: slots, 1: slots} if state else {}, "param_groups": groups}
+
+
+def test_injected_numbers_of_each_group_travel() -> None:
+    inject = optax.inject_hyperparams(dialects.torch)
+    tx = optax.partition({"x": inject(0.5), "y": inject(0.7)}, {"a": "x", "b": "y"})
+    opt_state = tx.init({"a": jnp.ones(2), "b": jnp.ones(2)})
+    order = ["a", "b"]
+    found = interchange.import_state(_two_groups(), opt_state, tx, order=order)
+    rates = [float(x) for _, x in optax.tree.get_all_with_path(found, "lr")]
+    assert rates == pytest.approx([0.1, 0.2])
+    back = interchange.export_state(found, _two_groups(False), tx, order=order, step=1)
+    assert [g["lr"] for g in back["param_groups"]] == pytest.approx([0.1, 0.2])
+    one = {"state": {}, "param_groups": [{"params": [0, 1], "lr": 0.1}]}
+    with pytest.raises(ValueError, match="they are two groups"):
+        interchange.export_state(found, one, tx, order=order, step=1)
+    alone = inject(0.5)
+    state = alone.init({"a": jnp.ones(2), "b": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"use|build it with `optax\.partition`"):
+        interchange.import_state(_two_groups(), state, alone, order=order)
+
+
+def test_injected_numbers_under_other_names_are_compared() -> None:
+    make = optax.inject_hyperparams(lambda rate, decay: dialects.torch(rate, alpha=decay))
+    foreign = _state_dict(square_avg=np.ones((2, 3), np.float32))
+    foreign["param_groups"][0] |= {"alpha": 0.5}
+    for decay, fits in ((0.5, True), (0.99, False)):
+        tx = make(foreign["param_groups"][0].get("lr", 0.01), decay)
+        if fits:
+            _import(foreign, tx)
+        else:
+            with pytest.raises(ValueError, match="`alpha` of"):
+                _import(foreign, tx)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        ({"decoupled_decay": True}, {"corrected_weight_decay": True}, "`corrected_"),
+        (
+            {"decoupled_decay": True, "corrected_weight_decay": True},
+            {"corrected_weight_decay": False},
+            "`corrected_",
+        ),
+        ({"decoupled_decay": True}, {"decoupled_decay": False}, "weight_decay"),
+        ({}, {"weight_decay": 0.0, "decoupled_decay": True}, "weight_decay"),
+    ],
+)
+def test_the_decays_of_timm_are_compared(ours: Any, theirs: Any, words: str) -> None:
+    group = {"params": [0], "lr": 0.1, "alpha": 0.9, "eps": 1e-10, "momentum": 0.0}
+    group |= {"weight_decay": 0.1, "lr_in_momentum": True, "decoupled_decay": False}
+    slots = {"step": 1.0, "square_avg": np.ones(2, np.float32)}
+    tx = dialects.timm(0.1, weight_decay=0.1, **ours)
+    state = tx.init({"w": jnp.ones(2)})
+    same = {"state": {0: slots}, "param_groups": [group | ours]}
+    interchange.import_state(same, state, tx)
+    other = {"state": {0: slots}, "param_groups": [group | ours | theirs]}
+    with pytest.raises(ValueError, match=words):
+        interchange.import_state(other, state, tx)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"param_groups": {}},
+        {"param_groups": [1]},
+        {"param_groups": [{"params": 0}]},
+        {"param_groups": [{"params": [0], "param_names": [3]}]},
+        {"state": {0: 5}},
+        {"state": []},
+    ],
+)
+def test_a_state_dict_of_another_form_is_named(change: Any) -> None:
+    foreign = _state_dict(square_avg=np.ones((2, 3), np.float32)) | change
+    with pytest.raises(ValueError, match=r"param_groups|state"):
+        _import(foreign)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "float8", "conj"])
+def test_tensors_that_are_no_plain_arrays(kind: str) -> None:
+    torch = peer("torch", "torch")
+    tensor = {
+        "sparse": lambda: torch.ones(2, 3).to_sparse(),
+        "float8": lambda: torch.ones(2, 3).to(torch.float8_e4m3fn),
+        "conj": lambda: torch.ones(2, 3, dtype=torch.complex64).conj(),
+    }[kind]()
+    with pytest.raises(ValueError, match="square_avg"):
+        _import(_state_dict(square_avg=tensor))
+
+
+def test_moments_in_bfloat16() -> None:
+    values = jnp.full((2, 3), 1.5, jnp.bfloat16)
+    found = _import(_state_dict(square_avg=np.asarray(values)))
+    np.testing.assert_array_equal(optax.tree.get(found, "nu")["w"], values)
+
+
+def test_moments_that_the_storage_cannot_hold() -> None:
+    foreign = _state_dict(square_avg=np.full((2, 3), 1e6, np.float32))
+    tx = dialects.torch(moment_storage="float16")
+    with pytest.raises(ValueError, match="moment_storage"):
+        _import(foreign, tx)

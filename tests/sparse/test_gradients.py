@@ -234,3 +234,30 @@ def test_what_is_announced_must_fit(announced: Any, error: Any, words: str) -> N
 def test_float_ids_are_refused() -> None:
     with pytest.raises(TypeError, match="Ids must be integers, got float32"):
         sparse.lookup(jnp.ones((3, 2)), jnp.array([0.5]))
+
+
+def test_a_table_without_rows_gives_nan_inside_jit() -> None:
+    found = jax.jit(sparse.lookup)(jnp.zeros((0, 2)), jnp.array([[1, 2]]))
+    assert found.shape == (1, 2, 2)
+    assert bool(jnp.all(jnp.isnan(found)))
+
+
+@pytest.mark.parametrize("spec", [jax.P(), jax.P("d"), jax.P("m")])
+def test_sharded_tables_and_ids_on_explicit_meshes(spec: Any) -> None:
+    table, ids = np.arange(64.0, dtype=np.float32).reshape(8, 8), [1, 7, 3, 3, 0, 1, 2, 6]
+
+    def loss_fn(params: Any, ids: Any) -> Any:
+        return jnp.sum(sparse.lookup(params["t"], ids) ** 2)
+
+    with jax.set_mesh(jax.make_mesh((4, 2), ("d", "m"))):
+        params = {"t": jax.device_put(table, jax.P("d", "m"))}
+        there = jax.device_put(np.array(ids), spec)
+        for lookup in (sparse.lookup, jax.jit(sparse.lookup)):
+            np.testing.assert_array_equal(lookup(params["t"], there), table[ids])
+        grad_fn = sparse.value_and_grad(loss_fn, lambda params, ids: {"t": ids})
+        value, grads = jax.jit(grad_fn)(params, there)
+        dense = grads["t"].to_dense()
+    assert float(value) == np.sum(table[ids] ** 2)
+    expected = np.zeros_like(table)
+    np.add.at(expected, ids, 2 * table[ids])
+    np.testing.assert_array_equal(dense, expected)

@@ -188,3 +188,9 @@ def test_another_optimizer_is_an_error() -> None:
     state = tx.init({"a": jnp.zeros((3, 2))})
     with pytest.raises((TypeError, ValueError), match=r"\w"):
         tx.update(rows, state)
+
+
+@pytest.mark.parametrize("shape", ["32", (3.5, 2), 3, (-1, 2), (2**31, 2)])
+def test_what_is_no_shape(shape: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="`shape` must"):
+        RowSlices(jnp.array([1]), jnp.ones((1, 2)), shape)

@@ -634,3 +634,22 @@ def test_bad_input_of_the_factory_and_the_wrapper() -> None:
         ro.rmsprop(moment_storage="int9")
     with pytest.raises(TypeError, match="`storage` must be a `MomentStorage`"):
         ro.low_precision(optax.adam(1e-3), None)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float8_e4m3fn", "float8_e5m2"])
+def test_a_moment_beyond_the_range_is_its_largest_number(kind: str) -> None:
+    """An infinite or NaN moment would stop its parameter for ever."""
+    tx = ro.rmsprop(0.1, momentum=0.9, moment_storage=ro.MomentStorage(kind, min_size=0))
+    params = jnp.ones(4)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(5):
+        updates, state = update(jnp.array([1e4, 100.0, -1e4, 0.0]), state, params)
+    assert bool(jnp.all(jnp.isfinite(updates)))
+    for leaf in jax.tree.leaves(state):
+        assert bool(jnp.all(jnp.isfinite(leaf.astype(jnp.float32))))
+
+
+@pytest.mark.parametrize("kind", ["float8_e8m0fnu", "float4_e2m1fn"])
+def test_dtypes_of_too_few_numbers_are_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="too few numbers"):
+        ro.rmsprop(moment_storage=kind)

@@ -178,3 +178,35 @@ def test_where_has_updated_looks() -> None:
         accumulate_gradients(rmsprop(), lambda a, b: a)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="`use_grad_mean`"):
         accumulate_gradients(rmsprop(), 2, use_grad_mean=1)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_schedule_of_floats_is_rounded_and_at_least_one() -> None:
+    """All gradients are 1, so each mean is 1, in whatever number of calls."""
+    for schedule in (optax.linear_schedule(1, 4, 4), lambda n: 0, lambda n: -3):
+        tx = accumulate_gradients(optax.identity(), schedule)
+        state = tx.init(jnp.zeros(()))
+        update, found = jax.jit(tx.update), []
+        for _ in range(8):
+            u, state = update(jnp.ones(()), state)
+            found.append(float(u))
+        assert found[0] == 1.0
+        assert set(found) <= {0.0, 1.0}
+
+
+def test_the_mean_is_not_rounded_before_the_float32_optimizer() -> None:
+    def second_moment(tx: Any, gradients: Any) -> float:
+        state = tx.init(gradients[0])
+        for g in gradients:
+            u, state = tx.update(g, state, gradients[0])
+            assert u.dtype == g.dtype
+        return float(optax.tree.get(state, "nu"))
+
+    # (1 + 1.0078125) / 2 is between two numbers of bfloat16.
+    pair = jnp.array([1.0, 1.0078125], jnp.bfloat16)
+    tx = rmsprop(rho=0.0, gradient_accumulation_steps=2)
+    assert second_moment(tx, pair) == pytest.approx(1.00390625**2)
+    # A sum beyond the largest float16.
+    tx = accumulate_gradients(rmsprop(rho=0.0), 2, use_grad_mean=False)
+    assert second_moment(tx, jnp.full(2, 6e4, jnp.float16)) == pytest.approx(
+        1.2e5**2, 1e-3
+    )

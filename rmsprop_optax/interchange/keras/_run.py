@@ -8,6 +8,7 @@ import optax
 from rmsprop_optax._foundation._checks import check_names
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import Convert
+from rmsprop_optax.interchange._slots import read
 from rmsprop_optax.interchange._weights import (
     Layouts,
     converts,
@@ -68,10 +69,12 @@ def import_run(
     theirs = model_weights(foreign, params)
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, ignored, "/")
+    held = read(opt_state).nu
     if order is None and hasattr(foreign, "trainable_variables"):
         paths = {w.name: w.path for w in weights}
         order = [paths[v.path] for v in foreign.trainable_variables]
-    both = converts(weights, convert)
+        order = [path for path in order if path in held]
+    both = converts(weights, convert, held)
     params = import_weights(params, weights, lambda name: as_numpy(theirs[name]), convert)
     optimizer = getattr(foreign, "optimizer", foreign)
     opt_state = import_state(

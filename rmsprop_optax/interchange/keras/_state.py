@@ -130,7 +130,7 @@ def import_state(
     values = _values(foreign, current)
     slots = _layout(current, len(values))
     where = places(current, order, convert, _names(foreign, slots))
-    _compare(foreign, values, slots, where, configs, ignore)
+    _compare(foreign, values, slots, where, configs, current, ignore)
     result: dict[str, Any] = {}
     for (slot, i), value in zip(slots, values, strict=True):
         if slot in _SLOTS:
@@ -139,15 +139,15 @@ def import_state(
             result.setdefault(slot, {})[where[i].path] = array
     calls = as_count(values[0], _ITERATION)
     updates, micro = divmod(calls, _steps(current, configs))
-    rate: dict[str, float] = {}
+    rates: dict[str, dict[str, float]] = {}
     if slots[1][0] == "learning_rate":
-        rate = {
-            n: as_number(values[1], _RATE)
-            for n in current.hyperparams or ()
-            if n in RATE_NAMES
+        rate = as_number(values[1], _RATE)
+        rates = {
+            path: {name: rate for name in RATE_NAMES if name in injected}
+            for path, injected in (current.hyperparams or {}).items()
         }
     imported = Slots(
-        updates=updates, micro=micro, calls=calls, hyperparams=rate, **result
+        updates=updates, micro=micro, calls=calls, hyperparams=rates, **result
     )
     return write(opt_state, imported)
 
@@ -202,7 +202,7 @@ def export_state(
     likes = _values(like, current)
     slots = _layout(current, len(likes))
     where = places(current, order, convert, _names(like, slots))
-    _compare(like, likes, slots, where, configs, ignore)
+    _compare(like, likes, slots, where, configs, current, ignore)
     result = []
     for (slot, i), old in zip(slots, likes, strict=True):
         if slot == "iteration":
@@ -321,9 +321,13 @@ def _compare(
     slots: list[tuple[str, int]],
     where: list[Place],
     configs: Configs,
+    current: Slots,
     ignore: Iterable[str],
 ) -> None:
-    """The numbers of the Keras optimizer are those of the transformation."""
+    """The numbers of the Keras optimizer are those of the transformation.
+
+    But for a learning rate in the state, which is imported and exported.
+    """
     ignored = check_ignored(ignore, _OPTIONS)
     numbers = dict(_configuration(foreign))
     numbers.pop("learning_rate", None)  # the variable has the last one
@@ -336,7 +340,10 @@ def _compare(
         check_formula(config, _FORMULA, "`rmsprop` or `dialects.keras`")
         known = "weight_decay" in numbers
         theirs = numbers if decays or not known else numbers | {"weight_decay": None}
-        compare(theirs, config, _OPTIONS, ignored, "the Keras run", place.path)
+        injected = (current.hyperparams or {}).get(place.path, {})
+        moved = {"learning_rate"} if set(RATE_NAMES) & set(injected) else set()
+        ignores = ignored | moved
+        compare(theirs, config, _OPTIONS, ignores, "the Keras run", place.path)
 
 
 def _decays(foreign: Any, where: list[Place], configs: Configs) -> list[bool]:
@@ -365,9 +372,6 @@ def _steps(current: Slots, configs: Configs) -> int:
     if current.acc_grads is None:
         return 1
     name = "gradient_accumulation_steps"
-    injected = (current.hyperparams or {}).get(name)
-    if injected is not None:
-        return round(injected)
     every_k: list[Any] = [getattr(config, name) for config in configs.values()]
     if any(k is None or k != every_k[0] for k in every_k):
         raise ValueError(

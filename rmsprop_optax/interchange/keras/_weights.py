@@ -23,6 +23,8 @@ LAYOUTS: Layouts = {
     ("bias", 1): Layout(("bias", "beta")),
     ("embedding", 2): Layout(("embeddings",)),
     ("scale", 1): Layout(("gamma",)),
+    ("mean", 1): Layout(("moving_mean",)),
+    ("var", 1): Layout(("moving_variance",)),
 }
 """How Keras calls the weights of Flax's `Embed` and norms; other names are the same."""
 

@@ -178,7 +178,10 @@ def _names(names: Mapping[str, str] | None, current: Slots) -> dict[str, str]:
             f"`names` has {unknown}, which the optimizer state does not hold. It holds "
             f"{list(current.nu)}."
         )
-    return {path: names.get(path, path) for path in current.nu}
+    result = {path: names.get(path, path) for path in current.nu}
+    if len(set(result.values())) < len(result):
+        raise ValueError(f"`names` gives two parameters the same name: {result}.")
+    return result
 
 
 def _read_checkpoint(

@@ -75,10 +75,29 @@ def state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
             f"{name} must hold `state` and `param_groups`, got {list(foreign)}: if the "
             "optimizer's state is one of these, name it with `key`, or give it alone."
         )
-    for i, group in enumerate(foreign["param_groups"]):
-        if "params" not in group:
+    groups, state = foreign["param_groups"], foreign["state"]
+    if not isinstance(state, Mapping) or not all(_is_slots(x) for x in state.values()):
+        raise ValueError(f"{name} has no mapping of slots in each entry of `state`.")
+    if not isinstance(groups, (list, tuple)):
+        raise ValueError(f"{name} must have a list in `param_groups`, got {groups!r}.")
+    for i, group in enumerate(groups):
+        if not isinstance(group, Mapping) or "params" not in group:
             raise ValueError(f"{name} lacks `param_groups[{i}]['params']`.")
+        params, names = group["params"], group.get("param_names", [])
+        if not _is_list_of(int, params) or not _is_list_of(str, names):
+            raise ValueError(
+                f"`param_groups[{i}]` of {name} must have a list of numbers in `params` "
+                f"and of names in `param_names`, got {params!r} and {names!r}."
+            )
     return foreign
+
+
+def _is_slots(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and all(isinstance(name, str) for name in entry)
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(x, kind) for x in value)
 
 
 def weights_of(foreign: Any, key: str | None) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Weights and optimizer state of a PyTorch checkpoint together."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -9,6 +9,7 @@ import optax
 from rmsprop_optax._foundation._checks import check_name, check_names
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import Convert
+from rmsprop_optax.interchange._slots import read
 from rmsprop_optax.interchange._weights import (
     Layouts,
     Weight,
@@ -87,9 +88,10 @@ def import_run(
     theirs, state_dict = foreign[model], state_dict_of(foreign[optimizer], None)
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, ignored, ".")
+    held = read(opt_state).nu
     if order is None:
-        order = _order_of_model(weights, theirs, state_dict["param_groups"])
-    converts_both = converts(weights, convert)
+        order = _order_of_model(weights, theirs, state_dict["param_groups"], held)
+    converts_both = converts(weights, convert, held)
     params = import_weights(params, weights, theirs.__getitem__, convert)
     opt_state = import_state(
         state_dict,
@@ -104,12 +106,23 @@ def import_run(
 
 
 def _order_of_model(
-    weights: list[Weight], theirs: Mapping[str, Any], groups: list[Any]
+    weights: list[Weight],
+    theirs: Mapping[str, Any],
+    groups: list[Any],
+    held: Collection[str],
 ) -> Order:
-    """The optimizer got the parameters as the model has them, if in one group."""
-    paths = {w.name: w.path for w in weights}
+    """Our paths in the optimizer's order; None for a parameter that is frozen here.
+
+    The optimizer names its parameters, or has those of the model, in one group.
+    """
+    paths = {w.name: w.path if w.path in held else None for w in weights}
     if all("param_names" in group for group in groups):
-        return {path: name for name, path in paths.items()}
-    if len(groups) == 1:
-        return [paths[name] for name in theirs if name in paths]
-    return None
+        names = [name for group in groups for name in group["param_names"]]
+        if not set(names) <= set(paths):
+            return {w.path: w.name for w in weights}  # the error says which are unknown
+        return [paths[name] for name in names]
+    if len(groups) > 1:
+        return None
+    order = [paths[name] for name in theirs if name in paths]
+    trained = [path for path in order if path is not None]
+    return trained if len(groups[0]["params"]) == len(trained) else order

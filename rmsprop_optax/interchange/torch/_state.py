@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import optax
 
+from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._foundation._checks import check_name, check_names
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import (
@@ -116,7 +117,7 @@ def import_state(
     _check_momentum(groups, current)
     where = _places(groups, current, order, convert, "The PyTorch state")
     ignored = check_ignored(ignore, _OPTIONS)
-    _compare(groups, where, configurations(tx, opt_state, current), ignored)
+    _compare(groups, where, configurations(tx, opt_state, current), current, ignored)
     fresh_paths = _fresh(fresh, where, state)
     taken = {
         index: place
@@ -141,7 +142,7 @@ def import_state(
             nu=result["nu"],
             mu=result["mu"] or None,
             trace=result["trace"] or None,
-            hyperparams=_hyperparams(groups, current),
+            hyperparams=_hyperparams(groups, where, current),
         ),
     )
 
@@ -199,7 +200,7 @@ def export_state(
     groups = [dict(group) for group in like["param_groups"]]
     current = read_for("PyTorch", opt_state)
     where = _places(groups, current, order, convert, "`like`")
-    state, injected = {}, current.hyperparams or {}
+    state: dict[int, dict[str, Any]] = {}
     count = current.updates if step is None else step
     if count is None:
         steps = {
@@ -208,10 +209,10 @@ def export_state(
         }
         count = _one_step(steps)
     _check_momentum(groups, current)
-    for group in groups:
-        group.update({n: x for n, x in injected.items() if n in group})
+    for i, group in enumerate(groups):
+        group.update(_numbers_for(group, f"`param_groups[{i}]`", where, current))
     ignored = check_ignored(ignore, _OPTIONS)
-    _compare(groups, where, configurations(tx, opt_state, current), ignored)
+    _compare(groups, where, configurations(tx, opt_state, current), current, ignored)
     for index, place in where.items():
         if place is None:  # frozen there, and not held here
             continue
@@ -328,22 +329,51 @@ def _one_step(steps: dict[str, int]) -> int:
     return step
 
 
-def _hyperparams(groups: list[Any], current: Slots) -> dict[str, float]:
-    """The numbers of the group, for a state under `optax.inject_hyperparams`."""
-    if not current.hyperparams:
-        return {}
-    if len(groups) > 1:
-        raise ValueError(
-            f"The PyTorch state has {len(groups)} parameter groups, and the optimizer "
-            "state one set of injected hyperparameters: use `optax.partition`."
-        )
-    names = {name: name for name in current.hyperparams if name in groups[0]}
-    names |= {name: "lr" for name in RATE_NAMES if name in current.hyperparams}
+def _hyperparams(
+    groups: list[Any], where: Mapping[int, Place | None], current: Slots
+) -> dict[str, dict[str, float]]:
+    """The numbers of the groups, for a state under `optax.inject_hyperparams`."""
     return {
-        name: as_number(groups[0][key], f"`param_groups[0][{key!r}]`")
-        for name, key in names.items()
-        if key in groups[0]
+        path: {
+            name: as_number(group[key], f"`{key}` of `param_groups[{i}]`")
+            for name, key in _moved(group, path, current).items()
+        }
+        for i, group in enumerate(groups)
+        for path in _paths_of(group, where)
     }
+
+
+def _numbers_for(
+    group: Mapping[str, Any],
+    name: str,
+    where: Mapping[int, Place | None],
+    current: Slots,
+) -> dict[str, float]:
+    """The numbers in the state that the parameters of a group are trained with."""
+    found: dict[str, set[float]] = {}
+    for path in _paths_of(group, where):
+        for ours, key in _moved(group, path, current).items():
+            found.setdefault(key, set()).add((current.hyperparams or {})[path][ours])
+    for key, values in found.items():
+        if len(values) > 1:
+            raise ValueError(
+                f"{name} has one {key!r}, and its parameters have {sorted(values)} here: "
+                "they are two groups."
+            )
+    return {key: values.pop() for key, values in found.items()}
+
+
+def _moved(group: Mapping[str, Any], path: str, current: Slots) -> dict[str, str]:
+    """Names of injected numbers that a group has too, and what it calls them."""
+    injected = (current.hyperparams or {}).get(path, {})
+    names = {name: name for name in injected if name in group}
+    names |= {name: "lr" for name in RATE_NAMES if name in injected and "lr" in group}
+    return names
+
+
+def _paths_of(group: Mapping[str, Any], where: Mapping[int, Place | None]) -> list[str]:
+    places = [where[index] for index in group["params"]]
+    return [place.path for place in places if place is not None]
 
 
 def _check_momentum(groups: list[Any], current: Slots) -> None:
@@ -357,24 +387,44 @@ def _compare(
     groups: list[Any],
     where: Mapping[int, Place | None],
     configs: Configs,
+    current: Slots,
     ignore: Collection[str],
 ) -> None:
-    """The numbers of each group are those that its parameters have here."""
+    """The numbers of each group are those that its parameters have here.
+
+    But for those in the state, which are imported and exported.
+    """
     for i, group in enumerate(groups):
         of_timm = "lr_in_momentum" in group
         options = dict(_OPTIONS)
-        if group.get("decoupled_decay", False):
+        decoupled = bool(group.get("decoupled_decay", False))
+        if decoupled:
             options["weight_decay"] = "weight_decay"
         if not group.get("momentum"):  # caution is of the momentum
             options.pop("caution")
-        held = [where[index] for index in group["params"]]
-        for path in [place.path for place in held if place is not None]:
+        for path in _paths_of(group, where):
             if of_timm:
-                check_formula(configs[path], _TIMM, "`dialects.timm`")
+                other = "coupled_decay" if decoupled else "weight_decay"
+                check_formula(configs[path], {**_TIMM, other: None}, "`dialects.timm`")
+                if "weight_decay" not in ignore:
+                    _check_correction(group, configs[path], path)
             else:
                 check_formula(configs[path], _TORCH, "`dialects.torch`")
             name = f"`param_groups[{i}]`"
-            compare(group, configs[path], options, ignore, name, path)
+            ignores = {*ignore, *_moved(group, path, current).values()}
+            compare(group, configs[path], options, ignores, name, path)
+
+
+def _check_correction(group: Mapping[str, Any], config: RmspropConfig, path: str) -> None:
+    """timm's decay goes down with the rate, or with its square, on both sides."""
+    corrects = bool(group.get("decoupled_decay")) and bool(group.get("weight_decay"))
+    corrects = corrects and bool(group.get("corrected_weight_decay"))
+    ours = is_on(config.weight_decay) and config.decay_rate is not None
+    if corrects != ours:
+        raise ValueError(
+            f"`corrected_weight_decay` of the PyTorch run is {corrects}, and `tx` trains "
+            f"'{path}' with {ours}. Build it with the arguments of the run."
+        )
 
 
 def _check_groups(groups: list[Any], state: dict[int, dict[str, Any]]) -> None:

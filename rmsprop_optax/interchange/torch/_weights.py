@@ -8,7 +8,7 @@ import numpy as np
 
 from rmsprop_optax._foundation._checks import check_name
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.interchange._foreign import Convert
+from rmsprop_optax.interchange._foreign import Convert, rounded
 from rmsprop_optax.interchange._weights import (
     Layout,
     Layouts,
@@ -25,6 +25,8 @@ LAYOUTS: Layouts = {
     ("kernel", 5): Layout(("weight",), (2, 3, 4, 1, 0)),
     ("embedding", 2): Layout(("weight",)),
     ("scale", 1): Layout(("weight",)),
+    ("mean", 1): Layout(("running_mean",)),
+    ("var", 1): Layout(("running_var",)),
 }
 """How PyTorch keeps the weights of Flax's `Linear`, `Conv`, `Embed` and norms."""
 
@@ -133,5 +135,7 @@ def export_params(
             )
         # NumPy's bfloat16 is none that PyTorch knows.
         wide = array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
+        dtype = str(like[name].dtype).removeprefix("torch.")
+        rounded(wide, dtype, name)
         result[name] = torch.tensor(wide, dtype=like[name].dtype)
     return result
