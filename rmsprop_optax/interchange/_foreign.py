@@ -80,8 +80,8 @@ def _find_order(current: Slots, names: Sequence[str] | None) -> list[str]:
             named = f", and the names {list(names)} do not say" if names else ""
             raise ValueError(
                 f"Which of {alike} comes first in the framework? All have the shape "
-                f"{shape}{named}. Give `order`: {paths}, in the order of the "
-                "framework's parameters."
+                f"{shape}{named}. Give `order`, the paths {sorted(paths)} in the order "
+                "in which the framework has the parameters."
             )
     return paths
 
@@ -203,11 +203,11 @@ def rounded(array: np.ndarray, dtype: Any, path: str) -> np.ndarray:
     Raises:
       ValueError: For a number that becomes infinite, or loses its imaginary part.
     """
-    inexact = jnp.issubdtype(dtype, jnp.inexact)
-    with np.errstate(over="ignore"):
-        new = np.asarray(array).astype(dtype) if inexact else array
     lost = np.iscomplexobj(array) and not jnp.issubdtype(dtype, jnp.complexfloating)
-    if not inexact or lost or not np.isfinite(new.astype(np.complex128)).all():
+    holds = jnp.issubdtype(dtype, jnp.inexact) and not lost
+    with np.errstate(over="ignore"):
+        new = np.asarray(array).astype(dtype) if holds else array
+    if not holds or not np.isfinite(new.astype(np.complex128)).all():
         raise ValueError(
             f"'{path}' has values in {array.dtype} that {jnp.dtype(dtype)} can't hold."
         )
@@ -217,9 +217,9 @@ def rounded(array: np.ndarray, dtype: Any, path: str) -> np.ndarray:
 def _wrong_shape(key: str, shape: tuple[int, ...], place: Place) -> ValueError:
     return ValueError(
         f"{key} has shape {shape}, the parameter '{place.path}' has shape "
-        f"{place.like.shape}. If it is laid out otherwise there, give `convert`, "
-        f"such as {{{place.path!r}: np.transpose}}; if it is another parameter, give "
-        "`order` (of TensorFlow 1: `names`)."
+        f"{place.like.shape}. If it is another parameter, give `order` (of TensorFlow 1: "
+        "`names`); if its axes are in another order, give `convert`, such as "
+        f"{{{place.path!r}: np.transpose}}."
     )
 
 

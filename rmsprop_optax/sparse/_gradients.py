@@ -1,5 +1,6 @@
 """A loss and its gradients, those of its tables by rows."""
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,8 +54,8 @@ def value_and_grad(
     Raises:
       ValueError: For a path that is not a table, or is that of two; for known ids
         outside a table.
-      TypeError: For ids that are not integers, or a table used otherwise than by
-        `lookup`.
+      TypeError: For ids that are not integers, a table used otherwise than by
+        `lookup`, or an NNX module with statistics or random states beside its `Param`s.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -73,6 +74,7 @@ def value_and_grad(
     check_flag("has_aux", has_aux)
 
     def value_and_grad_fn(params: PyTree, *args: Any, **kwargs: Any) -> Any:
+        _check_nothing_is_lost(params)
         rows_of = _row_ids(params, ids(params, *args, **kwargs))
 
         def gather(keys: Keys, leaf: Any) -> Any:
@@ -105,6 +107,26 @@ def value_and_grad(
         return value, map_with_keys(as_rows, all_grads, params, is_leaf=is_leaf)
 
     return value_and_grad_fn
+
+
+def _check_nothing_is_lost(params: PyTree) -> None:
+    """No NNX Variable that a loss changes, such as the statistics of a norm.
+
+    The loss gets copies here, so that it would change those.
+    """
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is None:
+        return
+    changed = (nnx.BatchStat, nnx.Cache, nnx.Intermediate, nnx.RngState)
+    leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    kinds = sorted({type(x).__name__ for x in leaves if isinstance(x, changed)})
+    if kinds:
+        raise TypeError(
+            f"The parameters hold NNX's {', '.join(kinds)}, which the loss changes, and "
+            "here it would change a copy. Split the model, `graphdef, params, rest = "
+            "nnx.split(model, nnx.Param, ...)`, merge it in the loss with `copy=True`, "
+            "and return the rest as aux: see the guide on modules."
+        )
 
 
 def _row_ids(params: PyTree, wanted: Mapping[str, Any]) -> dict[Keys, jax.Array]:

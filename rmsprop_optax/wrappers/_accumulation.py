@@ -174,7 +174,8 @@ def accumulate_gradients(
     ) -> tuple[PyTree, AccumulateGradientsState]:
         every_k: Any = gradient_accumulation_steps
         if callable(every_k):
-            every_k = jnp.maximum(jnp.round(every_k(state.gradient_step)), 1)
+            calls: Any = every_k(state.gradient_step)
+            every_k = jnp.maximum(jnp.round(calls), 1)
         is_last = state.count + 1 >= every_k
 
         def mean_leaf(g: Any, total: Any) -> Any:

@@ -437,3 +437,45 @@ def test_what_is_told_apart() -> None:
     tx = rmsprop(0.01)
     with pytest.raises(ValueError, match=r"`velocity` of 'w' has shape \(2, 3\)"):
         interchange.export_state(tx.init(params), transposed, tx)
+
+
+def test_injected_numbers_are_compared_too() -> None:
+    keras = peer("keras", "keras")
+    variable = keras.Variable(np.ones(3, np.float32), name="w")
+    optimizer = keras.optimizers.RMSprop(0.01, rho=0.5, epsilon=1e-3)
+    optimizer.build([variable])
+    params = {"w": jnp.ones(3)}
+    other = optax.inject_hyperparams(rmsprop)(0.01)
+    same = optax.inject_hyperparams(rmsprop)(0.5, rho=0.5, epsilon=1e-3)
+    found = interchange.import_state(optimizer, same.init(params), same)
+    assert float(found.hyperparams["learning_rate"]) == pytest.approx(0.01)
+    assert interchange.export_state(same.init(params), optimizer, same)[1] == 0.5
+    with pytest.raises(ValueError, match=r"`rho` of the Keras run is 0.5"):
+        interchange.import_state(optimizer, other.init(params), other)
+    with pytest.raises(ValueError, match=r"`rho` of the Keras run is 0.5"):
+        interchange.export_state(other.init(params), optimizer, other)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras, as it saves
+def test_a_model_in_bfloat16(tmp_path: Path) -> None:
+    keras = peer("keras", "keras")
+    layer = keras.layers.Dense(2, dtype="bfloat16", name="dense")
+    model = keras.Sequential([keras.Input((3,), dtype="bfloat16"), layer])
+    model.compile(keras.optimizers.RMSprop(1e-2), "mse")
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    model.save(tmp_path / "run.keras")
+    params = {
+        "dense": {
+            "kernel": jnp.zeros((3, 2), jnp.bfloat16),
+            "bias": jnp.zeros(2, jnp.bfloat16),
+        }
+    }
+    tx = rmsprop(1e-2)
+    order = ["dense/kernel", "dense/bias"]
+    for source in (model, str(tmp_path / "run.keras")):
+        new, state = interchange.import_run(
+            source, params, tx.init(params), tx, order=order
+        )
+        kernel = layer.kernel.numpy().astype(np.float32)
+        np.testing.assert_array_equal(new["dense"]["kernel"].astype(jnp.float32), kernel)
+        assert float(optax.tree.get(state, "nu")["dense"]["kernel"].max()) > 0

@@ -341,3 +341,95 @@ def test_a_tf1_run(tmp_path: Path) -> None:
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["w"], after[0], rtol=1e-5)
     np.testing.assert_allclose(params["b"], after[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("held", ["all", "trained", "named"])
+@pytest.mark.parametrize("freeze", ["masked", "partition"])
+def test_a_torch_run_of_a_model_that_is_frozen_in_part(held: str, freeze: str) -> None:
+    """The optimizer there has all parameters, or those that are trained."""
+    pt = peer("torch", "torch")
+    net = pt.nn.Sequential(pt.nn.Linear(3, 4), pt.nn.Linear(4, 2))
+    net[0].requires_grad_(False)
+    if held == "all":
+        parameters: Any = net.parameters()
+    elif held == "trained":
+        parameters = net[1].parameters()
+    else:
+        parameters = net.named_parameters()
+    optimizer = pt.optim.RMSprop(parameters, lr=1e-2)
+    net(pt.ones(5, 3)).square().sum().backward()
+    optimizer.step()
+    run = {"model": net.state_dict(), "optimizer": optimizer.state_dict()}
+
+    def layer(rows: int, columns: int) -> Any:
+        return {"kernel": jnp.zeros((rows, columns)), "bias": jnp.zeros(columns)}
+
+    params = {"frozen": layer(3, 4), "out": layer(4, 2)}
+    tx = dialects.torch(lr=1e-2)
+    if freeze == "masked":
+        tx = optax.masked(tx, {"frozen": False, "out": True})
+    else:
+        labels = {"frozen": "no", "out": "yes"}
+        tx = optax.partition({"yes": tx, "no": optax.set_to_zero()}, labels)
+    names = {"frozen": "0", "out": "1"}
+    new, state = torch.import_run(run, params, tx.init(params), tx, names=names)
+    np.testing.assert_array_equal(new["frozen"]["bias"], net[0].bias.detach())
+    (nu,) = [x for _, x in optax.tree.get_all_with_path(state, "nu")]
+    square = optimizer.state[net[1].weight]["square_avg"]
+    np.testing.assert_array_equal(nu["out"]["kernel"], square.T)
+
+
+def test_a_keras_run_of_a_model_that_is_frozen_in_part() -> None:
+    library = peer("keras", "keras")
+    model = library.Sequential(
+        [library.Input((3,)), library.layers.Dense(4), library.layers.Dense(2)]
+    )
+    model.compile(library.optimizers.RMSprop(1e-2), "mse")
+    model.layers[0].trainable = False
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    params = {
+        name: {"kernel": jnp.zeros(w.kernel.shape), "bias": jnp.zeros(w.bias.shape)}
+        for name, w in zip(("frozen", "out"), model.layers, strict=True)
+    }
+    tx = optax.masked(rmsprop(1e-2), {"frozen": False, "out": True})
+    names = {"frozen": model.layers[0].name, "out": model.layers[1].name}
+    new, state = keras.import_run(model, params, tx.init(params), tx, names=names)
+    np.testing.assert_array_equal(new["frozen"]["kernel"], model.layers[0].kernel)
+    assert float(optax.tree.get(state, "nu")["out"]["kernel"].max()) > 0
+
+
+def test_values_that_the_other_side_cannot_hold() -> None:
+    wide = {"w": np.array([7e4], np.float32)}
+    for framework, source in ((torch, wide), (keras, _NamedWeights(wide))):
+        with pytest.raises(ValueError, match="float16 can't hold"):
+            framework.import_params(source, {"w": jnp.ones(1, jnp.float16)})
+    pt = peer("torch", "torch")
+    for dtype, value in (("float16", 7e4), ("int32", 1.5), ("float32", 1j)):
+        like = {"w": pt.zeros(1, dtype=getattr(pt, dtype))}
+        with pytest.raises(ValueError, match="can't hold"):
+            torch.export_params({"w": jnp.array([value])}, like)
+
+
+class _NamedWeights:
+    """What `keras.import_params` reads of a model."""
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        named = [type("Named", (), {"path": n, "value": x}) for n, x in arrays.items()]
+        self.weights = named
+
+
+def test_statistics_of_a_batch_norm() -> None:
+    pt = peer("torch", "torch")
+    norm = pt.nn.BatchNorm1d(3)
+    norm(pt.randn(8, 3))
+    leaves = {name: jnp.zeros(3) for name in ("scale", "bias", "mean", "var")}
+    found = torch.import_params(norm.state_dict(), leaves)
+    np.testing.assert_array_equal(found["mean"], norm.running_mean)
+    np.testing.assert_array_equal(found["var"], norm.running_var)
+    library = peer("keras", "keras")
+    layer = library.layers.BatchNormalization()
+    layer(np.ones((4, 3), np.float32), training=True)
+    model = library.Sequential([library.Input((3,)), layer])
+    found = keras.import_params(model, leaves)
+    np.testing.assert_array_equal(found["mean"], layer.moving_mean)
+    np.testing.assert_array_equal(found["var"], layer.moving_variance)

@@ -249,3 +249,21 @@ def test_tied_weights_by_a_sampled_softmax() -> None:
 
     with pytest.raises(AttributeError, match="leave it out of the `ids`"):
         sparse.value_and_grad(tied, rows)(params, batch)
+
+
+def test_an_nnx_model_whose_loss_changes_it_is_refused() -> None:
+    nnx = pytest.importorskip("flax.nnx", reason="pip install flax")
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.table = nnx.Param(jnp.ones((HEIGHT, 2)))
+            self.norm = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
+
+        def __call__(self, ids: Any) -> Any:
+            return jnp.sum(self.norm(sparse.lookup(self.table, ids)))
+
+    grad_fn = sparse.value_and_grad(
+        lambda model, ids: model(ids), lambda m, i: {"table": i}
+    )
+    with pytest.raises(TypeError, match="BatchStat, which the loss changes"):
+        grad_fn(Model(), jnp.array([1, 2]))

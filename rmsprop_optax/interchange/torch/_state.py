@@ -240,9 +240,9 @@ def _places(
         names = [name for group in groups for name in group["param_names"]]
     if order is None and names is None and len(groups) > 1:
         raise ValueError(
-            f"{whose} has {len(groups)} parameter groups and no names. Give `order`: "
-            f"{list(current.nu)}, in the order in which the optimizer got them, group "
-            "after group."
+            f"{whose} has {len(groups)} parameter groups and no names. Give `order`, the "
+            f"paths {sorted(current.nu)} in the order in which the optimizer got the "
+            "parameters, group after group."
         )
     paths = _order(order, names)
     held = None if paths is None else [path for path in paths if path is not None]
