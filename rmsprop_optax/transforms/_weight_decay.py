@@ -156,9 +156,10 @@ def _mask_of(params: PyTree, mask: Mask) -> PyTree:
 def exclude_paths(*patterns: str) -> Callable[[PyTree], PyTree]:
     """A mask that is False where the path of a parameter matches one of ``patterns``.
 
-    The counterpart of Keras's ``exclude_from_weight_decay(var_names=[...])``: each
-    pattern is a regular expression that is searched for anywhere in the path, whose keys
-    are joined by slashes, as in ``encoder/0/bias``.
+    Each pattern is a regular expression that is searched for anywhere in the path, whose
+    keys are joined by slashes, as in ``encoder/0/bias``. Keras's
+    ``exclude_from_weight_decay(var_names=[...])`` searches the last part alone, which is
+    ``gamma`` and ``beta`` for a norm: write ``exclude_paths("bias$", "scale$")``.
 
     Args:
       *patterns: Regular expressions, at least one.
