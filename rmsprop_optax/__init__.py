@@ -1,8 +1,38 @@
 """RMSprop for JAX, complete: one factory, assembled from small Optax transformations.
 
-Start with [`rmsprop`][rmsprop_optax.rmsprop]. Its transformations and wrappers are here
-too, for chains of your own; `sparse.lazy` and `low_precision` work around
-any Optax transformation.
+The optimizer::
+
+    rmsprop                    Keras's arguments; the others are in `dialects`
+    describe, state_bytes      the update that runs; the memory that its state takes
+    finalize                   the averaged parameters
+    scale_loss                 the loss to differentiate under a loss scale
+    has_updated                whether the last call of an accumulation was an update
+    exclude_paths              a mask of parameters by their paths
+
+Modules::
+
+    dialects                   RMSprop of tf.keras, TensorFlow 1, PyTorch, timm, Optax
+    sparse                     embedding tables by rows, around any transformation
+    parallel                   training steps over a mesh, sharded state
+    checkpoints                state on disk, by Orbax
+    interchange                weights and state from and to Keras, PyTorch, TensorFlow 1
+
+Transformations, for a chain of your own::
+
+    scale_by_rms, scale_by_stddev                       the second moment, the variance
+    clip_by_value, clip_by_norm, clip_by_global_norm
+    scale_by_learning_rate, decay_weights, average_params
+    unscale_loss, zeros_for_missing
+
+Wrappers, around any transformation::
+
+    accumulate_gradients, skip_nonfinite, dynamic_loss_scale
+    low_precision, MomentStorage, decode_state          moments in 8 bits or a short float
+    apply_updates_stochastic                            parameters of a short float
+    in_float32, cautious, split_complex, single_pass
+
+Classes whose names end in ``State`` are those of the states, and `StateBytes` is what
+`state_bytes` returns. ``help(rmsprop_optax.rmsprop)`` explains the arguments.
 """
 
 from importlib.metadata import version as _version
