@@ -28,10 +28,10 @@ def variance(mean_sq: np.ndarray, mean: np.ndarray) -> np.ndarray:
     nearest = exact.astype(mean_sq.dtype)
     result = nearest
     for towards in (np.inf, 0.0):
-        neighbour = np.nextafter(nearest, mean_sq.dtype.type(towards))
+        neighbor = np.nextafter(nearest, mean_sq.dtype.type(towards))
         off = mean_square(result, mean) != mean_sq
-        mends = off & (mean_square(neighbour, mean) == mean_sq)
-        result = np.where(mends, neighbour, result)
+        exact = off & (mean_square(neighbor, mean) == mean_sq)
+        result = np.where(exact, neighbor, result)
     return result
 
 

@@ -44,8 +44,8 @@ def abs_sq(x: jax.Array) -> jax.Array:
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """The root of ``x`` >= 0, with derivative 0 at 0 instead of infinity.
 
-    The infinite derivative of the plain root meets the zero derivative of a square in
-    the chain rule, and 0 * inf is NaN: meta-gradients through a step at g = 0.
+    The chain rule multiplies the infinite derivative of the plain root by the zero
+    derivative of a square, and 0 * inf is NaN: meta-gradients through a step at g = 0.
     """
     is_zero = x == 0
     return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, x)))

@@ -87,7 +87,7 @@ class RowSlices(metaclass=_NamesRemedy):
 
         Args:
           table: A dense gradient.
-          size: How many rows there is room for, static; None: as many as there are,
+          size: How many rows it can hold, static; None: as many as there are,
             which can't be told inside `jax.jit`. Rows beyond it are dropped.
         """
         table = jnp.asarray(table)

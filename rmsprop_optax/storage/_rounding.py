@@ -1,4 +1,4 @@
-"""Stochastic rounding: to one of the two neighbours, right in expectation."""
+"""Stochastic rounding: to one of the two neighbors, right in expectation."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def mix(x: jax.Array) -> jax.Array:
 
 
 def round_stochastically(x: jax.Array, dtype: jnp.dtype, bits: jax.Array) -> jax.Array:
-    """``x`` (float32) in ``dtype``: one of its two neighbours, the nearer one more often.
+    """``x`` (float32) in ``dtype``: one of its two neighbors, the nearer one more often.
 
     ``bits`` are random uint32. Numbers of ``dtype`` are exact, beyond the largest one
     rounding is to nearest, and NaN stays NaN.

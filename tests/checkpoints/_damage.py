@@ -1,6 +1,6 @@
 """Changes each file of a checkpoint: `python -m tests.checkpoints._damage FOLDER`.
 
-A process of its own: Orbax leaves coroutines and threads behind when it meets a damaged
+A process of its own: Orbax leaves coroutines and threads behind when it reads a damaged
 file, and they would warn in whichever test runs by then.
 """
 

@@ -58,7 +58,7 @@ def _assert_same(
         np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
 
 
-# Optax's own `adam` and `sgd` add a float to an int32 count: not ours to mend.
+# Optax's own `adam` and `sgd` add a float to an int32 count: not ours to fix.
 NOT_STRICT = ("optax.adam",)
 
 

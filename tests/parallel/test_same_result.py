@@ -22,7 +22,7 @@ from tests.parallel._problem import (
 FEW = [("momentum", 8), ("a clip in a chain", 8), ("cautious", 8)]
 ALL = [(kind, n) for kind in ARGUMENTS for n in (1, 2, 4, 8)]
 ALL += [(kind, n) for kind in OTHERS for n in (2, 8)]
-# Rows that are accumulated need room: test_tables_by_rows_that_are_accumulated.
+# Rows that are accumulated need a size: test_tables_by_rows_that_are_accumulated.
 BY_ROWS = [(kind, n) for kind, n in ALL if kind in ARGUMENTS and kind != "accumulation"]
 
 

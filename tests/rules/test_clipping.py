@@ -1,4 +1,4 @@
-"""Clipping: what fits is untouched to the bit, the rest lies on the bound."""
+"""Clipping: what fits is untouched to the bit, the rest is on the bound."""
 
 import jax.numpy as jnp
 import numpy as np

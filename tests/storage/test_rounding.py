@@ -1,4 +1,4 @@
-"""Random rounding to narrow dtypes: one of two neighbours, right on average."""
+"""Random rounding to narrow dtypes: one of two neighbors, right on average."""
 
 import jax
 import jax.numpy as jnp
