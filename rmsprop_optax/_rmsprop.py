@@ -72,12 +72,13 @@ def rmsprop(
     Args:
       learning_rate: $η$: a number, or an array of shape () or (1,); an Optax schedule,
         called with the number of calls of ``update`` so far; or a callable without
-        arguments, read at every step, also from a compiled one. JAX has no callbacks in
-        a branch under `jax.vmap` or `jax.checkpoint`: there, with accumulation,
-        ``skip_nonfinite`` or a dynamic loss scale, use `optax.inject_hyperparams`.
+        arguments, read at every step, also from a compiled one. JAX has no callbacks
+        inside `jax.checkpoint`, nor in a branch under `jax.vmap`, which accumulation,
+        ``skip_nonfinite`` and a dynamic loss scale have: use a schedule or
+        `optax.inject_hyperparams` there.
       rho: $ρ$, the decay of the mean square, in [0, 1).
-      momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum, and no
-        memory for it; an array always has a buffer.
+      momentum: $μ$, in [0, 1]. None and the number 0 mean no momentum, and no memory
+        for it; an array of JAX's always has a buffer.
       epsilon: $ε$, at least 0, inside the root.
       centered: Whether to divide by the standard deviation instead, which needs one more
         moment; see [`scale_by_stddev`][rmsprop_optax.scale_by_stddev]. It can't turn NaN,

@@ -43,7 +43,7 @@ def optax(
       initial_scale: $ν_0$, at least 0.
       eps_in_sqrt: False adds $ε$ outside the root.
       centered: Whether the variance is taken instead of the mean square.
-      momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum.
+      momentum: $μ$, in [0, 1]. None and the number 0 mean no momentum.
       nesterov: Whether the momentum is Nesterov's. Without momentum it has no effect, as
         in Optax.
       bias_correction: Whether the moments are divided by $1 - ρ^t$.

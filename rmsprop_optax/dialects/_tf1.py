@@ -37,7 +37,7 @@ def tf1(
       learning_rate: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes;
         a schedule where TensorFlow has a tensor of the global step.
       decay: $ρ$, in [0, 1).
-      momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum, and no
+      momentum: $μ$, in [0, 1]. None and the number 0 mean no momentum, and no
         memory for it.
       epsilon: $ε$, at least 0, inside the root.
       use_locking: Accepted, and without effect: there are no locks in JAX.

@@ -54,9 +54,9 @@ def tf_keras(
     Args:
       learning_rate: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes.
       rho: $ρ$, in [0, 1).
-      momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum, and move
+      momentum: $μ$, in [0, 1]. None and the number 0 mean no momentum, and move
         $ε$ out of the root. An array is a momentum, as a tensor is there.
-      epsilon: $ε$, at least 0; the Python numbers 0 and None mean 1e-7, as there.
+      epsilon: $ε$, at least 0; 0 and None mean 1e-7, as there.
       centered: Whether the variance is taken instead of the mean square.
       name: The label of the step in traces and profiles (`jax.named_scope`).
       clipnorm: Largest norm of the gradient of each leaf, greater than 0.

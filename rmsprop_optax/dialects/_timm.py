@@ -50,7 +50,7 @@ def timm(
       eps: $ε$, at least 0, inside the root.
       weight_decay: $λ$, at least 0: coupled, $g_t ← g_t + λ p$, unless
         ``decoupled_decay``; None: no decay.
-      momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum.
+      momentum: $μ$, in [0, 1]. None and the number 0 mean no momentum.
       centered: Whether the variance is taken instead of the mean square.
       decoupled_decay: Whether the decay is $-η_t λ p$, beside the update.
       corrected_weight_decay: Whether the decoupled decay is

@@ -48,7 +48,7 @@ def torch(
       alpha: $α$, in [0, 1).
       eps: $ε$, at least 0, outside the root.
       weight_decay: $λ$, at least 0, an L2 penalty; None: no penalty.
-      momentum: $μ$, in [0, 1]. None and the Python number 0 mean no momentum.
+      momentum: $μ$, in [0, 1]. None and the number 0 mean no momentum.
       centered: Whether the variance is taken instead of the mean square. Here it can't
         turn NaN.
       capturable: Accepted, and without effect: a jitted step always is one graph.
