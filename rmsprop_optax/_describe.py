@@ -20,7 +20,8 @@ def describe(tx: optax.GradientTransformation, params: PyTree = None) -> str:
       tx: What `rmsprop` or a dialect returned; or, with ``params``, any transformation
         around such parts: `optax.chain`, `optax.partition`, `optax.inject_hyperparams`.
       params: The parameters, or their shapes, for which ``tx.init`` is traced to find
-        the parts inside of ``tx``. What no part describes is named by its state.
+        the parts inside of ``tx``. What no part describes is named by its state. An
+        `update` that `_replace` put in the place of a part's own is not seen.
 
     Returns:
       Lines to print: g is the gradient, p the parameter, v the mean square, m the mean,

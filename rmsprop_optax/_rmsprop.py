@@ -65,20 +65,20 @@ def rmsprop(
 
     It computes in float32 or wider, and keeps moments in the parameter's dtype or
     float32, whichever is wider. Updates have the dtype of the gradients. Where a gradient
-    is None, its parameter and its moments do not change. Of a table whose gradient is
-    [`RowSlices`][rmsprop_optax.sparse.RowSlices], only the rows in it change: parameter,
-    moments, momentum, decay and average.
+    is None, its parameter and its moments do not change. If the gradient of a table is
+    [`RowSlices`][rmsprop_optax.sparse.RowSlices], only the rows in it change. This holds
+    for the parameter, moments, momentum, decay and average.
 
     Args:
       learning_rate: $η$: a number, or an array of shape () or (1,); an Optax schedule,
         called with the number of calls of ``update`` so far; or a callable without
-        arguments, read at every step, also from a compiled one. JAX has no callbacks
-        inside `jax.checkpoint`, nor in a branch under `jax.vmap`, which accumulation,
-        ``skip_nonfinite`` and a dynamic loss scale have: use a schedule or
+        arguments, read at every step, also inside a compiled step. JAX does not support
+        callbacks inside `jax.checkpoint`, or in a branch under `jax.vmap`; accumulation,
+        ``skip_nonfinite`` and a dynamic loss scale contain a branch. Use a schedule or
         `optax.inject_hyperparams` there.
       rho: $ρ$, the decay of the mean square, in [0, 1).
       momentum: $μ$, in [0, 1]. None and the number 0 mean no momentum, and no memory
-        for it; an array of JAX's always has a buffer.
+        for it; a JAX array always has a buffer.
       epsilon: $ε$, at least 0, inside the root.
       centered: Whether to divide by the standard deviation instead, which needs one more
         moment; see [`scale_by_stddev`][rmsprop_optax.scale_by_stddev]. It can't turn NaN,
@@ -109,9 +109,9 @@ def rmsprop(
       bias_correction: Whether the moments are divided by $1 - ρ^t$, as in Adam.
       skip_nonfinite: Whether to drop a call with an infinite or NaN gradient: the update
         is zero, and of the state only counters change.
-      accumulate_rows: Where gradients are accumulated and some come as
-        [`RowSlices`][rmsprop_optax.sparse.RowSlices]: by the path of each such table, how
-        many rows the k calls touch together at the most.
+      accumulate_rows: For accumulated gradients that come as
+        [`RowSlices`][rmsprop_optax.sparse.RowSlices]: a mapping from the path of each
+        such table to the largest number of rows that the k calls touch together.
       moment_storage: A [`MomentStorage`][rmsprop_optax.MomentStorage] or its kind,
         ``"int8"`` or a floating dtype: moments in fewer bytes; None: see above.
       axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that gradients are

@@ -20,7 +20,7 @@ from rmsprop_optax.checkpoints._sums import bit_sum
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is not there, can't be read or written, or is another run's.
+    """A checkpoint is missing, can't be read or written, or belongs to another run.
 
     Attributes:
       args: The message, one line.
@@ -30,17 +30,17 @@ class CheckpointError(Exception):
 class Checkpoints:
     """The checkpoints of one run in one folder, of which the newest is restored.
 
-    Orbax writes into a folder of another name and renames it when all is there: a run
-    that is killed at any moment leaves the newest checkpoint that was complete. A
-    checksum of each array is part of the checkpoint, and is compared when it is read.
-    With `jax.distributed`, every process makes one of these, on a file system that all
-    see, and calls it at the same steps.
+    Orbax writes into a temporary folder and renames it when it is complete. So if a run
+    is killed at any moment, the newest complete checkpoint remains. The checkpoint has a
+    checksum of each array, which is verified when the array is read. With
+    `jax.distributed`, every process creates a `Checkpoints` on a shared file system, and
+    calls it at the same steps.
 
     Args:
-      folder: It is made if it is not there. Its path has none of ``*?[]``.
-      description: What makes the state, such as ``describe(tx)``: a checkpoint with
-        another description is refused, and the lines that differ are named. Without it,
-        a change that changes no array is not noticed.
+      folder: Created if it is missing. Its path must not contain any of ``*?[]``.
+      description: A text that describes the optimizer, such as ``describe(tx)``. A
+        checkpoint with another description is refused, and the error names the lines
+        that differ. Without it, a change that affects no array goes unnoticed.
       max_to_keep: How many of the newest checkpoints stay, at least 1.
 
     Attributes:
@@ -165,16 +165,17 @@ class Checkpoints:
         """The newest checkpoint.
 
         Args:
-          like: Arrays, or shapes and dtypes (`jax.eval_shape`), in the tree that is
-            wanted. What has a sharding comes back in it, on however many devices; what
-            has none, on one.
+          like: A tree of arrays, or of shapes and dtypes (`jax.eval_shape`), like the
+            tree to restore. A leaf with a sharding is restored with it, on any number of
+            devices; a leaf without one is restored on one device.
 
         Returns:
           The tree, and the notes.
 
         Raises:
-          CheckpointError: For none, one that can't be read or has other values than
-            were saved, or one of another configuration, with the names of what differs.
+          CheckpointError: If there is no checkpoint, if it can't be read, if its values
+            are not those that were saved, or if it is of another configuration. The
+            message names what differs.
         """
         step = self.latest_step()
         if step is None:

@@ -1,8 +1,8 @@
 """RMSprop as each framework has it: its argument names, its order, its defaults.
 
-A line is ported by changing the name of the module, and leaving out the parameters where
-the framework wants them. Each dialect is one row of choices for one and the same chain
-([`describe`][rmsprop_optax.describe] prints the row):
+To port a line, change the name of the module, and leave out the parameters if the
+framework takes them. Each dialect is one set of choices for the same chain
+([`describe`][rmsprop_optax.describe] prints them):
 
 * `keras` is [`rmsprop`][rmsprop_optax.rmsprop] itself: Keras 3.
 * `tf_keras_2_11` is tf.keras 2.11 to 2.15, and the package tf_keras.

@@ -47,7 +47,7 @@ def optax(
       nesterov: Whether the momentum is Nesterov's. Without momentum it has no effect, as
         in Optax.
       bias_correction: Whether the moments are divided by $1 - ρ^t$.
-      moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
+      moment_storage: As in [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:
       A transformation.

@@ -43,7 +43,7 @@ def tf1(
       use_locking: Accepted, and without effect: there are no locks in JAX.
       centered: Whether the variance is taken instead of the mean square.
       name: The label of the step in traces and profiles (`jax.named_scope`).
-      moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
+      moment_storage: As in [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:
       A transformation.

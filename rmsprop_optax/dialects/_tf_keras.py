@@ -47,8 +47,8 @@ def tf_keras(
     $$p_t = p_{t-1} - η_t g_t / (\sqrt{v_t} + ε)$$
 
     What differs from Keras 3: *without* momentum $ε$ is outside the root. From
-    2.11 on the class is called `tf.keras.optimizers.legacy.RMSprop` (and lives in the
-    package tf_keras); what took its name then is
+    2.11 on, this class is called `tf.keras.optimizers.legacy.RMSprop` (and is in the
+    package tf_keras). The class that took over its name is
     [`tf_keras_2_11`][rmsprop_optax.dialects].
 
     Args:
@@ -65,7 +65,7 @@ def tf_keras(
       global_clipnorm: Largest norm of all gradients together; not with ``clipnorm``.
       decay: At least 0; the learning rate is divided by ``1 + decay * t``; None: it is
         not.
-      moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
+      moment_storage: As in [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:
       A transformation.

@@ -37,7 +37,7 @@ def tf_keras_2_11(
     otherwise.
 
     Args:
-      learning_rate: As of [`rmsprop`][rmsprop_optax.rmsprop], like all that follow.
+      learning_rate: As in [`rmsprop`][rmsprop_optax.rmsprop], like all that follow.
       rho: The decay of the mean square.
       momentum: The decay of the momentum.
       epsilon: Inside the root.
@@ -53,7 +53,7 @@ def tf_keras_2_11(
         None: never. Without ``use_ema`` it has no effect.
       jit_compile: Accepted, and without effect: `jax.jit` compiles the step.
       name: The label of the step in traces and profiles.
-      moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
+      moment_storage: As in [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:
       A transformation.

@@ -61,9 +61,9 @@ def timm(
       foreach: Accepted, and without effect: XLA fuses the leaves as it sees fit.
       max_lr: $η_{max}$. timm takes the ``lr`` that its constructor got; give it
         where ``lr`` is a callable. Not an argument of timm.
-      weight_decay_mask: Which parameters decay, as of [`rmsprop`][rmsprop_optax.rmsprop]:
+      weight_decay_mask: Which parameters decay, as in [`rmsprop`][rmsprop_optax.rmsprop]:
         in the place of a parameter group without decay.
-      moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
+      moment_storage: As in [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:
       A transformation; ``params`` are needed at updates with ``weight_decay``.

@@ -34,16 +34,17 @@ def torch(
     $$p_t = p_{t-1} - η_t b_t$$
 
     What differs from Keras: $ε$ is outside the root, the learning rate outside
-    the momentum (when it drops, what the momentum has gathered drops with it), and
-    weight decay is coupled: $g_t ← g_t + λ p_{t-1}$ comes first.
+    the momentum (when it drops, the accumulated momentum drops with it), and weight
+    decay is coupled: $g_t ← g_t + λ p_{t-1}$ comes first.
 
-    Parameter groups are `optax.partition`, one ``torch(...)`` a group. A complex
-    parameter is two real ones, as there; but JAX's gradient of a real loss is the
-    *conjugate* of PyTorch's, so conjugate complex gradients before the update.
+    For parameter groups, use `optax.partition` with one ``torch(...)`` per group. A
+    complex parameter counts as two real ones, as in PyTorch. But JAX's gradient of a
+    real loss is the *conjugate* of PyTorch's, so conjugate complex gradients before the
+    update.
 
     Args:
-      lr: $η$: a number or scalar array; a schedule of the step (what a PyTorch
-        scheduler that is stepped after each update amounts to); or a callable without
+      lr: $η$: a number or scalar array; a schedule of the step (the equivalent of a
+        PyTorch scheduler that is stepped after each update); or a callable without
         arguments, read at every step.
       alpha: $α$, in [0, 1).
       eps: $ε$, at least 0, outside the root.
@@ -55,9 +56,9 @@ def torch(
       foreach: Accepted, and without effect: XLA fuses the leaves as it sees fit.
       maximize: Whether to go up the gradient.
       differentiable: Accepted, and without effect: JAX derives through any step.
-      weight_decay_mask: Which parameters decay, as of [`rmsprop`][rmsprop_optax.rmsprop]:
+      weight_decay_mask: Which parameters decay, as in [`rmsprop`][rmsprop_optax.rmsprop]:
         in the place of a parameter group without decay.
-      moment_storage: As of [`rmsprop`][rmsprop_optax.rmsprop].
+      moment_storage: As in [`rmsprop`][rmsprop_optax.rmsprop].
 
     Returns:
       A transformation; ``params`` are needed at updates with ``weight_decay``, and for

@@ -99,7 +99,7 @@ def sharded_data_parallel(
     and gradients by rows included.
 
     Args:
-      loss_fn: As of `data_parallel`.
+      loss_fn: As in `data_parallel`.
       tx: The transformation. It sees whole gradients: leave its ``axis_name`` out.
       mesh: The devices.
       axis_name: The axis (or axes) that batch and state are split along.

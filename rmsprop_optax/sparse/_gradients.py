@@ -35,14 +35,15 @@ def value_and_grad(
     and gradients are those of `jax.value_and_grad`, to the bit.
 
     Args:
-      loss_fn: A scalar loss of the parameters (its first argument) and of others, that
-        reads its tables by [`lookup`][rmsprop_optax.sparse.lookup] only. The parameters
-        may be a whole Equinox model: what is no floating-point array gets None.
-      ids: A function of the same arguments that announces what will be looked up: from
-        the path of each table (``encoder/embedding``; where the parameters are one
-        table, ``<the root>``) to its ids, integers of any shape, an array or several.
-        More ids than are looked up cost time; an id that is looked up and not announced
-        makes the loss NaN. A table whose path is not there gets a dense gradient.
+      loss_fn: A scalar loss. Its first argument is the parameters; it may take others. It
+        reads its tables only by [`lookup`][rmsprop_optax.sparse.lookup]. The parameters
+        may be a whole Equinox model: a leaf that is not a floating-point array gets None.
+      ids: A function of the same arguments that announces which ids will be looked up. It
+        returns a mapping from the path of each table (``encoder/embedding``; or
+        ``<the root>`` if the parameters are one table) to its ids: one or several integer
+        arrays of any shape. Extra ids cost time; an id that is looked up but not
+        announced makes the loss NaN. A table that is not in the mapping gets a dense
+        gradient.
       has_aux: Whether the loss returns something else beside its value.
 
     Returns:
@@ -52,8 +53,8 @@ def value_and_grad(
       rows as there are ids.
 
     Raises:
-      ValueError: For a path that is not a table, or is that of two; for known ids
-        outside a table.
+      ValueError: For a path that is not that of a table, or is that of two tables; for
+        known ids outside a table.
       TypeError: For ids that are not integers, a table used otherwise than by
         `lookup`, or an NNX module with statistics or random states beside its `Param`s.
 

@@ -27,20 +27,20 @@ def lazy(
 ) -> optax.GradientTransformationExtraArgs:
     """Lets any transformation take gradients with `RowSlices` in them.
 
-    The rows that a gradient touches are gathered, of the parameter and of every array of
-    the state that belongs to it; ``inner`` updates these rows as dense arrays; then they
-    are scattered back. All other rows keep their parameter and their moments. Counts and
-    schedules are shared by all rows. So `optax.adam` becomes a lazy Adam.
+    The touched rows of the parameter, and of every array of the state that belongs to
+    it, are gathered. ``inner`` updates these rows as dense arrays, and they are scattered
+    back. All other rows keep their parameter and their moments. All rows share counts and
+    schedules. So `optax.adam` becomes a lazy Adam.
 
-    A leaf whose gradient is None is one of which no row is touched: its moments stay what
-    they are, and its parameter, which may be anything, is never looked at.
+    A leaf whose gradient is None has no touched rows: its moments do not change, and its
+    parameter, which may be of any type, is not used.
 
     `rmsprop` and the dialects do this themselves. Gradient accumulation goes around:
     ``accumulate_gradients(sparse.lazy(tx), k, sparse.RowSums(...))``.
 
     Args:
-      inner: Any transformation whose state keeps, for each row of a table, rows of its
-        own: moments in the parameter's shape.
+      inner: Any transformation whose state keeps separate values for each row of a
+        table: moments in the parameter's shape.
 
     Returns:
       A transformation with the state of ``inner``. Updates of a table are `RowSlices`,
@@ -50,8 +50,8 @@ def lazy(
       leaf (such as `optax.clip_by_block_rms`) counts them, unless it reads ``where``.
 
     Raises:
-      ValueError: At the first trace with rows, for a state that can't be cut by rows,
-        such as the factored moments of `optax.adafactor`, by its path.
+      ValueError: At the first trace with rows, for a state that can't be split by rows,
+        such as the factored moments of `optax.adafactor`. The message names its path.
 
     Examples:
       >>> import jax.numpy as jnp, optax

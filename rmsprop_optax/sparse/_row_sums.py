@@ -37,17 +37,17 @@ class RowSumsState(NamedTuple):
 
 
 class RowSums:
-    """Adds up gradients of which some come as `RowSlices`.
+    """Adds up gradients, some of which are `RowSlices`.
 
-    For the argument ``sums`` of
-    [`accumulate_gradients`][rmsprop_optax.accumulate_gradients]; ``rmsprop`` makes it of
-    its argument ``accumulate_rows``.
+    Pass it as the argument ``sums`` of
+    [`accumulate_gradients`][rmsprop_optax.accumulate_gradients]; ``rmsprop`` makes it
+    from its argument ``accumulate_rows``.
 
     Args:
-      accumulate_rows: For each table whose gradient comes by rows, by its path such as
-        ``encoder/embedding``: how many rows the calls of one update touch together at
-        the most. k times the ids of a call is always enough. More rows than that make
-        the update NaN.
+      accumulate_rows: A mapping from the path of each table whose gradient comes by rows,
+        such as ``encoder/embedding``, to the largest number of rows that the calls of one
+        update touch together. k times the ids of a call is always enough. If there are
+        more rows than this number, the update is NaN.
 
     Raises:
       TypeError: For what is not a mapping from paths to integers.

@@ -28,14 +28,13 @@ class LowPrecisionState(NamedTuple):
     """State of [`low_precision`][rmsprop_optax.low_precision].
 
     Attributes:
-      inner_state: The state of the inner transformation, in its own tree. In the place of
-        a moment stands what is stored of it, in the parameter's shape.
-      scales: For ``"int8"`` a tuple with a tree like the parameters for each moment, in
-        the order of the inner state: the scales of the blocks, in the parameter's shape
-        but for the last axis, which is that of the blocks; None where a moment is stored
-        in full. For a floating dtype it is empty.
-      seed: Uint32, from which the next stochastic rounding is drawn; None: rounding is to
-        nearest.
+      inner_state: The state of the inner transformation, in its own tree. Each moment is
+        replaced by its stored form, in the parameter's shape.
+      scales: For ``"int8"``, a tuple with one tree for each moment, in the order of the
+        inner state. Each tree is like the parameters and holds the scales of the blocks:
+        the parameter's shape, with the blocks along the last axis; None where a moment is
+        stored in full. For a floating dtype the tuple is empty.
+      seed: The uint32 seed of the next stochastic rounding; None: rounding is to nearest.
     """
 
     inner_state: PyTree
@@ -61,9 +60,9 @@ def low_precision(
       A transformation. `sparse.lazy` goes around it. Extra arguments go to ``inner``.
 
     Raises:
-      ValueError: For a storage of another name; at ``init``, for a field of the state of
-        which it is not known whether it can be negative, and for a sharded axis that
-        can't be cut into blocks.
+      ValueError: For an unknown name of a storage; at ``init``, for a field of the state
+        if it is not known whether it can be negative, and for a sharded axis that can't
+        be cut into blocks.
       TypeError: For None.
 
     Examples:

@@ -35,18 +35,19 @@ class MomentStorage:
     """How the moments of an optimizer are stored between its steps.
 
     ``"int8"`` is block-wise quantization: one byte for each value, and a scale for each
-    block. The code $c$ of a value in a block with scale $s$ stands for $(c s)^2$: of a
-    second moment the root is stored, in 255 steps, the largest of the block being the
-    last. So a root is off by at most one step, $r_{max} / 255$ (rounded to nearest, half
-    of one): 0.4 % for the largest of its block, 4 % for one of a tenth of it. Zero stays
-    zero; a second moment that is not zero is at least one step, so no denominator
-    vanishes; an infinity counts as the largest finite number; NaN makes its block NaN.
-    Other moments have a sign and 127 steps. Blocks are cut along the last axis, and codes
-    have the shape of the parameter, so its sharding fits.
+    block. For a second moment, the square root is stored: the code $c$ of a value in a
+    block with scale $s$ stands for $(c s)^2$. The root has 255 steps, and the largest
+    root of the block is the last step. So a root is off by at most one step,
+    $r_{max} / 255$ (by half a step with rounding to nearest): 0.4 % for the largest root
+    of the block, 4 % for a root one tenth as large. Zero stays zero. A second moment that
+    is not zero is at least one step, so no denominator vanishes. An infinity counts as
+    the largest finite number. A NaN makes its block NaN. Other moments have a sign and
+    127 steps. Blocks are cut along the last axis, and codes have the shape of the
+    parameter, so its sharding fits.
 
     Rounding is stochastic by default: up or down with the probabilities that make it
-    right in expectation. Rounded to nearest, an average stands still as soon as its steps
-    are less than half of what the storage can tell apart: in bfloat16 with a decay of
+    right in expectation. With rounding to nearest, an average stops moving as soon as its
+    steps are less than half the spacing of the stored values: in bfloat16 with a decay of
     0.999, in 8 bits with 0.99.
 
     The update is computed from moments before they are rounded, in float32 or wider.
@@ -55,16 +56,17 @@ class MomentStorage:
     Attributes:
       kind: ``"int8"``, or a floating dtype: ``"bfloat16"``, `jnp.float16`, ...
       block_size: At most how many values share a scale, at least 1. A scale is 4 bytes.
-      rounding: ``"stochastic"``, or ``"nearest"``. A dtype of 32 bits or more has no
-        need.
-      min_size: Moments of smaller leaves are stored as without this; None: 4096 for
+      rounding: ``"stochastic"`` or ``"nearest"``. A dtype of 32 bits or more does not
+        need it.
+      min_size: Moments of smaller leaves are stored unchanged; None: 4096 for
         ``"int8"``, else 0.
       exclude: A function of the path of a parameter (``encoder/bias``) and of the
-        parameter: True where its moments are to be stored as without this.
+        parameter. It returns True if the moments should be stored unchanged.
       fields: What the fields of the inner state hold, by name: ``"second_moment"``,
-        ``"signed"``, or ``"full"`` (stored as without this). Known are the fields of
-        Optax's states and of this library's, such as ``nu``, ``mu`` and ``trace``.
-      seed: Of the stochastic rounding. The same seed gives the same run, to the bit.
+        ``"signed"``, or ``"full"`` (stored unchanged). The fields of the states of Optax
+        and of this library, such as ``nu``, ``mu`` and ``trace``, are already known.
+      seed: The seed of the stochastic rounding. The same seed gives the same run, to the
+        bit.
 
     Raises:
       ValueError: For a kind or rounding of another name, or a size out of its range.

@@ -85,7 +85,7 @@ def clip_by_norm(
 
     Args:
       max_norm: The largest norm that a leaf may have, greater than 0.
-      axis_name: As of [`clip_by_global_norm`][rmsprop_optax.clip_by_global_norm].
+      axis_name: As in [`clip_by_global_norm`][rmsprop_optax.clip_by_global_norm].
       sharded: As there.
 
     Returns:
@@ -148,10 +148,10 @@ def clip_by_global_norm(
       max_norm: The largest norm that all leaves together may have, greater than 0.
       axis_name: The mesh axis that gradients are sharded over, or several; None: a
         device has them all.
-      sharded: Which gradients are: a tree of booleans that is a prefix of them, or a
-        function that makes one (under `optax.inject_hyperparams` name it in
-        ``static_args``). None: read off their types, which `jax.shard_map` keeps
-        unless it is told not to, and `jax.pmap` does not.
+      sharded: Which gradients are sharded: a tree of booleans that is a prefix of them,
+        or a function that makes one (under `optax.inject_hyperparams` name it in
+        ``static_args``). None: this is read from their types. `jax.shard_map` keeps this
+        information in the types, unless it is told not to; `jax.pmap` does not.
 
     Returns:
       A transformation without state.

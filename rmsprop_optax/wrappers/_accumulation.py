@@ -121,8 +121,8 @@ def accumulate_gradients(
     Args:
       inner: The transformation. Everything in it moves with updates, not with calls.
       gradient_accumulation_steps: k, the calls of an update, at least 2; or a function
-        from the number of updates so far to k, which is rounded to an integer, and at
-        least 1.
+        from the number of updates so far to k, which is rounded to an integer; less than
+        1 counts as 1.
       sums: How gradients are added up. For tables whose gradients come as
         [`RowSlices`][rmsprop_optax.sparse.RowSlices] give
         [`sparse.RowSums`][rmsprop_optax.sparse.RowSums]; None: all gradients are dense.

@@ -44,9 +44,9 @@ def skip_nonfinite(
 
     Args:
       inner: The transformation.
-      max_consecutive_errors: How many calls in a row are dropped. The next one in such a
-        row is not: as with `optax.apply_if_finite`, its infinities and NaNs reach the
-        parameters, and end a run that can't recover. None: all are dropped.
+      max_consecutive_errors: The largest number of calls in a row that are dropped. The
+        next such call is applied, as in `optax.apply_if_finite`: its infinities and NaNs
+        reach the parameters, and end a run that can't recover. None: all are dropped.
       axis_name: Inside `jax.shard_map` or `jax.pmap`, the axis (or axes) whose devices
         decide together: a gradient that is not finite on one of them drops the step on
         all.

@@ -82,9 +82,9 @@ def import_state(
 ) -> PyTree:
     """Puts the state of a Keras 3 optimizer into one of ours.
 
-    What the run knows of its numbers is compared with those of ``tx``: an optimizer and
-    a ``.keras`` file know all of them, arrays and a ``.weights.h5`` file the learning
-    rate alone.
+    The hyperparameters of the run are compared with those of ``tx``, as far as they are
+    known. An optimizer and a ``.keras`` file have all of them; arrays and a
+    ``.weights.h5`` file have only the learning rate.
 
     Args:
       foreign: The optimizer itself, built; or the arrays of its ``variables``, in their
@@ -95,10 +95,10 @@ def import_state(
       tx: The transformation that goes on: [`rmsprop`][rmsprop_optax.rmsprop] with the
         arguments that the run had, or a chain or a wrapper with it inside.
       order: The paths of our parameters in the order of ``model.trainable_variables``.
-        None: the names of the optimizer's variables tell which is which, where they end
-        with our paths (``sequential_dense_kernel`` with ``dense/kernel``); else our own
-        order, that of `jax.tree.leaves`, is Keras's, which is refused where parameters
-        of one shape could be exchanged.
+        None: parameters are matched by the names of the optimizer's variables, if these
+        end with our paths (``sequential_dense_kernel`` with ``dense/kernel``). Otherwise
+        Keras's order is taken to be our own, that of `jax.tree.leaves`; this is refused
+        if parameters of the same shape could be swapped.
       convert: By path, a function that brings a NumPy array of Keras's layout into ours.
       ignore: Arguments of Keras's that may differ from those of ``tx``, such as
         ``("learning_rate",)``.

@@ -61,8 +61,8 @@ def import_state(
         variables, a wrong shape or dtype, values that are not finite, a damaged file.
       ImportError: For a checkpoint, where TensorFlow is missing.
 
-    TensorFlow keeps a ``momentum`` slot also where the momentum is 0. It is then of no
-    consequence: a state without momentum does not take it.
+    TensorFlow keeps a ``momentum`` slot even if the momentum is 0. That slot has no
+    effect, and a state without momentum does not take it.
 
     Examples:
       >>> import jax.numpy as jnp, numpy as np, optax

@@ -75,9 +75,10 @@ def import_state(
         timm's RMSpropTF. The numbers of each group must be those of its parameters here.
       order: The paths of our parameters in PyTorch's order, with None for a parameter
         that is frozen there and not held here; or a mapping from path to name, for an
-        optimizer that was built from ``model.named_parameters()``. None: such names
-        tell which is which, where they end with our paths; else our own order is
-        PyTorch's, which is refused where parameters of one shape could be exchanged.
+        optimizer that was built from ``model.named_parameters()``. None: parameters are
+        matched by such names, if these end with our paths. Otherwise PyTorch's order is
+        taken to be our own; this is refused if parameters of the same shape could be
+        swapped.
       convert: By path, a function that brings a NumPy array of PyTorch's layout into
         ours: ``{"dense/kernel": np.transpose}`` for `torch.nn.Linear`.
       key: The entry of a file that holds the optimizer's state beside other things.
