@@ -162,7 +162,7 @@ def run_round(tx: optax.GradientTransformation, agent: Agent) -> tuple[Agent, ja
     return agent, jnp.nanmean(returns)
 
 
-def train(kind: str, seeds: int, rounds: int) -> np.ndarray:
+def train(kind: str, seeds: int, rounds: int, progress: bool = True) -> np.ndarray:
     """Mean returns, of shape (rounds, seeds)."""
     updates = rounds * UPDATES_A_ROUND
     rate = optax.linear_schedule(RATE, 0.0, updates)
@@ -170,7 +170,7 @@ def train(kind: str, seeds: int, rounds: int) -> np.ndarray:
     agents = jax.vmap(partial(init_agent, tx))(jax.random.split(jax.random.key(0), seeds))
     step = jax.jit(jax.vmap(partial(run_round, tx)), donate_argnums=0)
     curve = []
-    for _ in tqdm(range(rounds), kind, unit="round"):
+    for _ in tqdm(range(rounds), kind, unit="round", disable=not progress):
         agents, returns = step(agents)
         curve.append(np.asarray(returns))
     return np.stack(curve)

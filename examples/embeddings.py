@@ -68,7 +68,12 @@ def draw_batch(rng: np.random.Generator, signs: np.ndarray) -> tuple[Any, Any]:
 
 
 def train(
-    label: str, tx: optax.GradientTransformation, by_rows: bool, rows: int, steps: int
+    label: str,
+    tx: optax.GradientTransformation,
+    by_rows: bool,
+    rows: int,
+    steps: int,
+    progress: bool = True,
 ) -> Result:
     """Trains a new model, and measures."""
     rng = np.random.default_rng(0)
@@ -98,7 +103,7 @@ def train(
     step = jax.jit(step, donate_argnums=(0, 1))
     size = state_bytes(tx, params).total / 1e6
     opt_state, times = tx.init(params), []
-    for _ in tqdm(range(steps), label):
+    for _ in tqdm(range(steps), label, disable=not progress):
         ids, labels = draw_batch(rng, signs)
         start = time.perf_counter()
         params, opt_state, loss = step(params, opt_state, ids, labels)

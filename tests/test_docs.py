@@ -32,7 +32,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "zensical.toml", folder)
     for name in ("docs", "notebooks", "rmsprop_optax"):
         shutil.copytree(ROOT / name, folder / name)
-    subprocess.run([sys.executable, folder / "docs/notebooks.py"], check=True)
+    results = ROOT / "benchmarks/results"
+    shutil.copytree(results, folder / "benchmarks/results")
+    subprocess.run([sys.executable, folder / "docs/pages.py"], check=True)
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

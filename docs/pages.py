@@ -1,12 +1,13 @@
-"""Makes a page of the site from each notebook: `python docs/notebooks.py`, then build."""
+"""Makes the pages of notebooks and benchmarks: `python docs/pages.py`, then build."""
 
 import re
+import shutil
 from pathlib import Path
 
 DOCS = Path(__file__).parent
 
 
-def write_pages() -> None:
+def write_notebooks() -> None:
     """Markdown and pictures of `notebooks/`, as committed, in `docs/notebooks/`."""
     import nbformat
     from nbconvert import MarkdownExporter
@@ -22,6 +23,15 @@ def write_pages() -> None:
             (folder / name).write_bytes(picture)
 
 
+def write_benchmarks() -> None:
+    """Tables and pictures of `benchmarks/results/`, as committed, for the site."""
+    folder = DOCS / "benchmarks"
+    folder.mkdir(exist_ok=True)
+    for pattern in ("*.md", "*.png"):
+        for file in (DOCS.parent / "benchmarks" / "results").glob(pattern):
+            shutil.copy(file, folder)
+
+
 def _adapted(page: str) -> str:
     """Pictures get the heading above them as description; links lead to pages."""
     lines, heading, in_code = [], "", False
@@ -35,4 +45,5 @@ def _adapted(page: str) -> str:
 
 
 if __name__ == "__main__":
-    write_pages()
+    write_notebooks()
+    write_benchmarks()
