@@ -67,11 +67,11 @@ def cautious(
 
 def _agreeing(g: Any, update: Any, where: jax.Array | None = None) -> Any:
     """``update`` where it points against the gradient, grown by what was dropped."""
-    if g is None:
+    if g is None or not jnp.size(g):
         return update
     dtype = wide_dtype(leaf_dtype(update))
     wide = cast(update, dtype)
     agrees = (wide * jnp.conj(cast(g, dtype))).real < 0
     real = agrees.astype(wide.real.dtype)
-    share = jnp.mean(real, where=where) if jnp.size(g) else jnp.ones_like(real, shape=())
+    share = jnp.mean(real, where=where)
     return narrow(wide * (real / jnp.maximum(share, 1e-3)), leaf_dtype(update))

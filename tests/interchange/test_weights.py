@@ -238,6 +238,7 @@ def _gru_params() -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")  # Keras, JAX 0.12
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["model", "run.keras", "run.weights.h5"])
 def test_a_keras_run_goes_on_here(source: str, tmp_path: Path) -> None:
