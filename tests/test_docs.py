@@ -65,8 +65,7 @@ def test_formulas_are_rendered_and_no_markup_is_left(site: Path) -> None:
         assert not re.search(r"<mi>(&amp;|\\)", text), page
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_every_page_in_a_browser(site: Path, width: int, scheme: Any) -> None:
     """Without network: nothing asked for elsewhere, no error, nothing too wide."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
