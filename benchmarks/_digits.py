@@ -22,6 +22,22 @@ def load() -> tuple[np.ndarray, np.ndarray]:
     return (found.data[order] / 16).astype(np.float32), found.target[order]
 
 
+def init(rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Kernel and bias of each layer."""
+    return [
+        (
+            rng.normal(0, (2 / m) ** 0.5, (m, n)).astype(np.float32),
+            np.zeros(n, np.float32),
+        )
+        for m, n in itertools.pairwise(WIDTHS)
+    ]
+
+
+def batch(rng: np.random.Generator) -> np.ndarray:
+    """Which images are trained with; the first ones are held out."""
+    return rng.integers(HELD_OUT, len(load()[1]), size=BATCH)
+
+
 def loss_fn(params: Any, images: Any, labels: Any) -> jax.Array:
     """The mean cross-entropy of a network of dense layers, in nats."""
     x = images
@@ -36,11 +52,20 @@ def train(
     """The held-out loss before the first step and after every few steps."""
     images, labels = load()
     rng = np.random.default_rng(seed)
-    params: Any = [
-        (jnp.asarray(rng.normal(0, (2 / m) ** 0.5, (m, n)), jnp.float32), jnp.zeros(n))
-        for m, n in itertools.pairwise(WIDTHS)
-    ]
-    state = tx.init(params)
+    params: Any = [tuple(map(jnp.asarray, layer)) for layer in init(rng)]
+    state, step, evaluate = tx.init(params), _step(tx), _evaluate()
+    losses = [float(evaluate(params, images[:HELD_OUT], labels[:HELD_OUT]))]
+    for count in range(1, steps + 1):
+        chosen = batch(rng)
+        params, state = step(params, state, images[chosen], labels[chosen])
+        if count % every == 0:
+            losses.append(float(evaluate(params, images[:HELD_OUT], labels[:HELD_OUT])))
+    return losses
+
+
+@functools.cache
+def _step(tx: optax.GradientTransformation) -> Any:
+    """The compiled step, which all seeds share."""
 
     @jax.jit
     def step(params: Any, state: Any, images: Any, labels: Any) -> Any:
@@ -48,11 +73,9 @@ def train(
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    evaluate = jax.jit(loss_fn)
-    losses = [float(evaluate(params, images[:HELD_OUT], labels[:HELD_OUT]))]
-    for count in range(1, steps + 1):
-        chosen = rng.integers(HELD_OUT, len(labels), size=BATCH)
-        params, state = step(params, state, images[chosen], labels[chosen])
-        if count % every == 0:
-            losses.append(float(evaluate(params, images[:HELD_OUT], labels[:HELD_OUT])))
-    return losses
+    return step
+
+
+@functools.cache
+def _evaluate() -> Any:
+    return jax.jit(loss_fn)

@@ -13,7 +13,23 @@ from benchmarks._summary import Found, is_missed
 
 # Okabe and Ito's colors, which remain distinct for color-blind readers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK = COLORS
 MARKERS = "osD^vPX"
+# The same thing has the same color in all pictures.
+COLOR_OF = {
+    "keras": BLUE,
+    "torch": RED,
+    "optax": ORANGE,
+    "memory": GREEN,
+    "float32": BLACK,
+    "without": SKY,
+}
+
+
+def color_of(name: str, default: str) -> str:
+    """The color of a contender, by a word of its name."""
+    words = (color for word, color in COLOR_OF.items() if word in name.lower())
+    return next(words, default)
 
 
 @contextmanager
@@ -42,7 +58,7 @@ def draw_ratios(found: Found, path: Path) -> None:
         axes.set(xscale="log", xlabel="our time / time of the peer")
         axes.axvline(1, color="0.3", lw=1)
         for k, peer in enumerate(peers):
-            color, marker = COLORS[k % 7], MARKERS[k % 7]
+            color, marker = color_of(peer, PINK), MARKERS[k % 7]
             shift = 0.5 * ((k + 0.5) / len(peers) - 0.5)
             for row in (row for row in rows if row["peer"] == peer):
                 at, (low, median, high) = lines.index(row["what"]) + shift, row["ratio"]

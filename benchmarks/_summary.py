@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks._timing import Times
 
 OURS = "rmsprop_optax"
-PACKAGES = (OURS, "jax", "jaxlib", "optax", "numpy", "keras", "torch", "scikit-learn")
+PACKAGES = (OURS, "jax", "jaxlib", "optax", "numpy", "keras", "torch")
+PACKAGES += ("torchao", "bitsandbytes", "scikit-learn")
 
 Row = dict[str, Any]
 Found = dict[str, Any]  # "rows", "tables", "notes" and "curves" of one process

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from benchmarks._problem import Configuration, Problem
 from benchmarks._timing import Contender
 
-PEERS = ("optax", "keras", "torch")  # also the names of the packages
+# Also the names of the packages. The last two have an 8-bit Adam: `adam_8bit`.
+PEERS = ("optax", "keras", "torch", "torchao", "bitsandbytes")
 
 
 def find(name: str) -> Callable[[Configuration, Problem], list[Contender]]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from benchmarks import _digits, peers
-from benchmarks._picture import COLORS, figure, tidy
+from benchmarks._picture import BLACK, BLUE, GREEN, ORANGE, RED, figure, tidy
 from benchmarks._problem import CENTERED, Problem
 from benchmarks._suite import Suite, say
 from benchmarks._summary import OURS, Found, table
@@ -20,7 +20,6 @@ RATE, MOMENTUM, STEPS, EVERY = 1e-4, 0.9, 300, 10
 SPREADS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PARAMETERS, NAN_STEPS, QUICK_STEPS = 10_000, 500, 20
 DIALECTS = ("keras", "tf_keras", "optax", "tf1", "timm", "torch")
-BLUE, RED, GREEN, ORANGE = COLORS[0], COLORS[1], COLORS[2], COLORS[4]
 # The color, where on the curve its name belongs, and where the name stands.
 LEFT = {
     "keras": (BLUE, 30, (45, 0.85)),
@@ -31,7 +30,7 @@ LEFT = {
     "torch": (RED, 35, (0, 0.13)),
 }
 RIGHT = {
-    OURS: ("#000000", 1e-5, (1.5e-6, 10)),
+    OURS: (BLACK, 1e-5, (1.5e-6, 10)),
     "Keras": (BLUE, 3e-6, (1.2e-6, 40)),
     EAGER: (RED, 1e-3, (1.6e-3, 60)),
     NAME: (ORANGE, 2e-4, (4.5e-6, 52)),

@@ -14,7 +14,7 @@ FLAG = "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion=true"
 WITHOUT = "without single_pass"
 SHAPES: Shapes = ((8192, 4096),)
 QUICK_SHAPES: Shapes = ((256, 128),)
-GOAL, WITHOUT_GOAL, BOUND_GOAL, TURNS = 1.02, 1.0, 1.15, 15
+GOAL, WITHOUT_GOAL, BOUND_GOAL, TURNS = 0.72, 1.0, 1.15, 15
 
 
 def measure(peer: str, quick: bool) -> Found:

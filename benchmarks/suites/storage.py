@@ -14,7 +14,9 @@ import rmsprop_optax
 from benchmarks import _digits, _limit, _same
 from benchmarks._problem import Problem, Shapes
 from benchmarks._suite import Suite, say
-from benchmarks._summary import Found, Row, compare, table
+from benchmarks._summary import OURS, Found, Row, compare, table
+from benchmarks._timing import Contender
+from benchmarks.peers import adam_8bit
 from benchmarks.peers.jitted import transformation
 
 WIDE, NARROW = "float32", ("int8", "bfloat16")
@@ -25,12 +27,17 @@ SHAPES: dict[str, Shapes] = {
 }
 QUICK_SHAPES: dict[str, Shapes] = {"1 leaf of 65,536": ((256, 256),)}
 CHECK_SHAPES: Shapes = ((64, 256),)
-GOALS, TURNS = {("plain", "int8"): 2.0}, 15
+GOALS = {("plain", "int8"): 1.5, ("momentum", "int8"): 2.0, ("centered", "int8"): 2.0}
+TURNS, PEER_GOAL, PEER_RATE = 15, 1.0, 3e-4
 SEEDS, STEPS, EVERY, LAST = 5, 600, 30, 5
 QUALITY = """\
 Held-out loss on scikit-learn's digits in nats, ± one standard error: {} steps with
 momentum, mean of the last {} evaluations, {} seeds. Equal: not above float32 by more than
 its standard error."""
+PEER_QUALITY = """\
+8-bit Adam: bytes of state a parameter for one leaf of {}, and the held-out loss on
+scikit-learn's digits in nats, ± one standard error: {} steps, mean of the last {}
+evaluations, {} seeds. Beside it Adam of the same framework in float32."""
 
 
 def _rmsprop(
@@ -54,8 +61,9 @@ CASES = {
 
 
 def measure(peer: str, quick: bool) -> Found:
-    """Each storage against float32."""
-    del peer
+    """Each storage against float32; 8-bit Adam against that of another library."""
+    if peer != "optax":
+        return _against(peer, quick)
     rows, turns = list[Row](), 3 if quick else TURNS
     cases = {name: CASES[name] for name in list(CASES)[:: 3 if quick else 1]}
     for case, make in cases.items():
@@ -72,6 +80,65 @@ def measure(peer: str, quick: bool) -> Found:
                 what, goal = f"{case}, {kind}, {name}", GOALS.get((case, kind))
                 rows.append(compare(what, times, kind, WIDE, goal, limit))
     return {"rows": rows, "tables": [_memory(cases), _quality(quick)]}
+
+
+def _against(library: str, quick: bool) -> Found:
+    """Our wrapper around `optax.adam`, in blocks of the library's size."""
+    tx, small = _adam_of_size(adam_8bit.BLOCK), Problem.normal(CHECK_SHAPES)
+
+    def pair(problem: Problem) -> list[Contender]:
+        ours = transformation("low_precision(optax.adam)", tx, problem)
+        return [ours, adam_8bit.contender(library, problem)]
+
+    _same.check(pair(small), small.params, tolerance=0.1)
+    rows, bytes_ = list[Row](), _limit.bytes_a_parameter(tx)
+    for name, shapes in (QUICK_SHAPES if quick else SHAPES).items():
+        say(f"  {library}, {name}")
+        problem = Problem.normal(shapes)
+        racing = pair(problem)
+        times, limit = _limit.race(racing, problem, bytes_, 3 if quick else TURNS)
+        first, second = (x.name for x in racing)
+        what = f"optax.adam, int8 in blocks of {adam_8bit.BLOCK}, {name}"
+        rows.append(compare(what, times, first, second, PEER_GOAL, limit))
+    return {"rows": rows, "tables": [_peer_quality(library, tx, quick)]}
+
+
+def _adam_of_size(block_size: int) -> optax.GradientTransformation:
+    storage = rmsprop_optax.MomentStorage("int8", block_size=block_size)
+    return rmsprop_optax.low_precision(optax.adam(adam_8bit.RATE), storage)
+
+
+def _peer_quality(library: str, tx: optax.GradientTransformation, quick: bool) -> Found:
+    seeds, steps, every = (2, 20, 4) if quick else (SEEDS, STEPS, EVERY)
+    leaf = jax.ShapeDtypeStruct(LEAF, jnp.float32)
+    wide = 8 * leaf.size
+    held = {
+        "optax, float32": wide,
+        OURS: _limit.tree_bytes(jax.eval_shape(tx.init, leaf)),
+        "torch, float32": wide,
+        library: adam_8bit.state_bytes(library, LEAF),
+    }
+    storage = rmsprop_optax.MomentStorage("int8", block_size=adam_8bit.BLOCK)
+    optaxes = {
+        "optax, float32": optax.adam(PEER_RATE),
+        OURS: rmsprop_optax.low_precision(optax.adam(PEER_RATE), storage),
+    }
+    lines = []
+    for name, size in held.items():
+        say(f"  digits, {name}")
+        curves = []
+        for seed in range(seeds):
+            given = seed, steps, every
+            if name in optaxes:
+                curves.append(_digits.train(optaxes[name], *given))
+            else:
+                kind = name.partition(",")[0]
+                curves.append(adam_8bit.train(kind, PEER_RATE, *given))
+        losses = np.array([np.mean(curve[-LAST:]) for curve in curves])
+        loss = f"{losses.mean():.4f} ± {_error(losses):.4f}"
+        lines.append([name, f"{size / leaf.size:.3f}", loss])
+    title = PEER_QUALITY.format(LEAF, steps, LAST, seeds)
+    return table(title, ["Adam", "bytes", "loss"], lines)
 
 
 def _memory(cases: Mapping[str, Any]) -> Found:
@@ -109,4 +176,8 @@ def _error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
-SUITE = Suite("moments in 8 bits and in bfloat16 against float32", measure)
+SUITE = Suite(
+    "moments in 8 bits and in bfloat16 against float32",
+    measure,
+    peers=("optax", "torchao", "bitsandbytes"),
+)
