@@ -65,7 +65,12 @@ def get_rows(table: jax.Array, indices: jax.Array, fill: Any = 0) -> jax.Array:
         sharding = jax.NamedSharding(sharding.mesh, jax.P(None, *sharding.spec[1:]))
     rows = jnp.asarray(table).at[indices].get(mode="clip", out_sharding=sharding)
     inside = (indices < table.shape[0]).reshape(-1, *[1] * (table.ndim - 1))
-    return jnp.where(inside, rows, jnp.asarray(fill, rows.dtype))
+    rows = jnp.where(inside, rows, jnp.asarray(fill, rows.dtype))
+    if fill or rows.dtype != jnp.float32:
+        return rows
+    # Zeros once more. XLA on CPU uses vector instructions for a gather with arithmetic in
+    # its loop, which takes half the time of one without.
+    return rows * inside.astype(rows.dtype)
 
 
 def rows_at(table: jax.Array, ids: jax.Array) -> jax.Array:
