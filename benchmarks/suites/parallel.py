@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks._limit import tree_bytes
-from benchmarks._picture import COLORS, figure, tidy
+from benchmarks._picture import BLACK, PINK, figure, tidy
 from benchmarks._suite import Suite
 from benchmarks._summary import Found, table
 from rmsprop_optax import cautious, parallel, rmsprop
@@ -115,7 +115,7 @@ def draw(found: Found, path: Path) -> None:
         for axes, (what, label) in zip(drawn.subplots(1, 2), LABELS.items(), strict=True):
             for k, kind in enumerate(KINDS):
                 values, style = found["curves"][f"{kind}, {what}"], ("o-", "s--")[k]
-                axes.plot(DEVICES, values, style, color=COLORS[k], label=kind)
+                axes.plot(DEVICES, values, style, color=(BLACK, PINK)[k], label=kind)
             axes.set(xlabel="devices", ylabel=label, ylim=(0, None), xticks=DEVICES)
             axes.legend(frameon=False)
             tidy(axes)
