@@ -503,6 +503,7 @@ def _two_groups(state: bool = True) -> dict[str, Any]:
 
 
 def test_injected_numbers_of_each_group_travel() -> None:
+    peer("torch", "torch")  # which makes the tensors of `export_state`
     inject = optax.inject_hyperparams(dialects.torch)
     tx = optax.partition({"x": inject(0.5), "y": inject(0.7)}, {"a": "x", "b": "y"})
     opt_state = tx.init({"a": jnp.ones(2), "b": jnp.ones(2)})
