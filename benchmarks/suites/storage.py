@@ -84,7 +84,7 @@ def measure(peer: str, quick: bool) -> Found:
 
 def _against(library: str, quick: bool) -> Found:
     """Our wrapper around `optax.adam`, in blocks of the library's size."""
-    tx, small = _adam_of_size(adam_8bit.BLOCK), Problem.normal(CHECK_SHAPES)
+    tx, small = _adam_in_blocks(adam_8bit.RATE), Problem.normal(CHECK_SHAPES)
 
     def pair(problem: Problem) -> list[Contender]:
         ours = transformation("low_precision(optax.adam)", tx, problem)
@@ -103,9 +103,9 @@ def _against(library: str, quick: bool) -> Found:
     return {"rows": rows, "tables": [_peer_quality(library, tx, quick)]}
 
 
-def _adam_of_size(block_size: int) -> optax.GradientTransformation:
-    storage = rmsprop_optax.MomentStorage("int8", block_size=block_size)
-    return rmsprop_optax.low_precision(optax.adam(adam_8bit.RATE), storage)
+def _adam_in_blocks(rate: float) -> optax.GradientTransformation:
+    storage = rmsprop_optax.MomentStorage("int8", block_size=adam_8bit.BLOCK)
+    return rmsprop_optax.low_precision(optax.adam(rate), storage)
 
 
 def _peer_quality(library: str, tx: optax.GradientTransformation, quick: bool) -> Found:
@@ -118,10 +118,9 @@ def _peer_quality(library: str, tx: optax.GradientTransformation, quick: bool) -
         "torch, float32": wide,
         library: adam_8bit.state_bytes(library, LEAF),
     }
-    storage = rmsprop_optax.MomentStorage("int8", block_size=adam_8bit.BLOCK)
     optaxes = {
         "optax, float32": optax.adam(PEER_RATE),
-        OURS: rmsprop_optax.low_precision(optax.adam(PEER_RATE), storage),
+        OURS: _adam_in_blocks(PEER_RATE),
     }
     lines = []
     for name, size in held.items():
