@@ -40,7 +40,7 @@ def trajectory(
         [v.value for v in optimizer.variables],
     )
     _, values = jax.jit(lambda: jax.lax.scan(step, start, batches))()
+    values = jax.device_get(values)
     return [
-        dict(zip(params, (np.asarray(v[t]) for v in values), strict=True))
-        for t in range(len(grads))
+        dict(zip(params, (v[t] for v in values), strict=True)) for t in range(len(grads))
     ]

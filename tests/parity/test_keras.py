@@ -52,8 +52,8 @@ def _ours(
         return (params, opt_state), params
 
     start = (jax.tree.map(jnp.asarray, params), tx.init(params))
-    _, steps = jax.jit(lambda: jax.lax.scan(step, start, batches))()
-    return [{n: np.asarray(p[t]) for n, p in steps.items()} for t in range(STEPS)]
+    _, steps = jax.device_get(jax.jit(lambda: jax.lax.scan(step, start, batches))())
+    return [{n: p[t] for n, p in steps.items()} for t in range(STEPS)]
 
 
 def _assert_equal(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
