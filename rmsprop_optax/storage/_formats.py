@@ -28,10 +28,16 @@ class Format(Protocol):
         """The values, in float32 or wider."""
         ...
 
-    def encode(self, values: jax.Array, like: "Pair", seed: jax.Array | None) -> "Pair":
-        """New values, stored as before; rounded to nearest where there is no seed."""
+    def encode(self, values: "Twice", like: "Pair", seed: jax.Array | None) -> "Pair":
+        """New values, stored as before; rounded to nearest where there is no seed.
+
+        They come twice: for what is computed over a block, and for what is stored.
+        """
         ...
 
+
+Twice = tuple[jax.Array, jax.Array]
+"""The same values, which XLA may compute in two loops."""
 
 Pair = tuple[jax.Array, jax.Array | None]
 """What is stored in the moment's place, and its scales; None: there are none."""
@@ -55,13 +61,13 @@ class FloatFormat:
         del scale
         return cast(stored, wide_dtype(stored.dtype))
 
-    def encode(self, values: jax.Array, like: Pair, seed: jax.Array | None) -> Pair:
+    def encode(self, values: Twice, like: Pair, seed: jax.Array | None) -> Pair:
         dtype = like[0].dtype
-        values = _saturated(values, dtype)
+        x = _saturated(values[1], dtype)
         if seed is None or wide_dtype(dtype) == dtype:
-            return cast(values, dtype), None
-        bits = hash_bits(values.shape, seed)
-        return round_stochastically(cast(values, jnp.float32), dtype, bits), None
+            return cast(x, dtype), None
+        bits = hash_bits(x.shape, seed)
+        return round_stochastically(cast(x, jnp.float32), dtype, bits), None
 
 
 def _saturated(values: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -79,7 +85,7 @@ class BlockFormat:
     Codes are uint8 where the moment is never negative, else int8.
     """
 
-    # `tx.init` is rarely jitted, and without `jit` each operation compiles by itself.
+    # Compiled whole outside of `jit`; inside, traced once for all moments of a shape.
     @partial(jax.jit, static_argnums=0, static_argnames=("signed", "blocks"))
     def init(self, moment: jax.Array, *, signed: bool, blocks: int) -> Pair:
         dtype = jnp.dtype(jnp.int8 if signed else jnp.uint8)
@@ -87,8 +93,9 @@ class BlockFormat:
             jnp.zeros_like(moment, dtype),
             jnp.zeros_like(split(moment, blocks)[..., 0]),
         )
-        return self.encode(moment, like, None)
+        return self.encode((moment, moment), like, None)
 
+    @partial(jax.jit, static_argnums=0, inline=True)
     def decode(self, stored: jax.Array, scale: jax.Array | None) -> jax.Array:
         scale = _present(scale)
         if not stored.size:
@@ -96,12 +103,13 @@ class BlockFormat:
         in_blocks = split(stored, scale.shape[-1])
         return join(codes.decode(in_blocks, scale[..., None]), stored)
 
-    def encode(self, values: jax.Array, like: Pair, seed: jax.Array | None) -> Pair:
+    @partial(jax.jit, static_argnums=0, inline=True)
+    def encode(self, values: Twice, like: Pair, seed: jax.Array | None) -> Pair:
         stored, old_scale = like[0], _present(like[1])
         if not stored.size:
             return like
-        x = split(cast(values, old_scale.dtype), old_scale.shape[-1])
-        scale = codes.block_scale(x, stored.dtype)
+        whole, x = (split(cast(v, old_scale.dtype), old_scale.shape[-1]) for v in values)
+        scale = codes.block_scale(whole, stored.dtype)
         chance = None
         if seed is not None:
             chance = uniform(hash_bits(x.shape, seed)).astype(x.dtype)

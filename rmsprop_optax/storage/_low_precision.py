@@ -1,5 +1,6 @@
 """Low-precision state around any transformation."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rmsprop_optax._foundation._axes import varying_seed
+from rmsprop_optax._foundation._axes import has_axes, varying_seed
 from rmsprop_optax._foundation._checks import checked_inner
+from rmsprop_optax._foundation._reevaluation import trace
 from rmsprop_optax._foundation._state_leaves import Owner, owner_of
 from rmsprop_optax._foundation._trees import (
     Keys,
@@ -17,9 +19,9 @@ from rmsprop_optax._foundation._trees import (
     path_of,
     rebuild,
 )
-from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax._foundation._types import PyTree, Tracer
 from rmsprop_optax.storage._blocks import block_count, shards_of_last_axis
-from rmsprop_optax.storage._formats import BlockFormat
+from rmsprop_optax.storage._formats import BlockFormat, Twice
 from rmsprop_optax.storage._moment_storage import MomentStorage, Storage, as_storage
 from rmsprop_optax.storage._rounding import next_seed
 
@@ -112,17 +114,23 @@ def low_precision(
             fmt.decode(x, scale) if is_stored else x
             for x, scale, is_stored in zip(leaves, scales, stored, strict=True)
         ]
-        new_updates, new_state = inner.update(
-            updates, structure.unflatten(wide), params, **extra_args
-        )
-        new = structure.flatten_up_to(new_state)
+
+        def update(moments: dict[int, Any]) -> tuple[PyTree, list[Any]]:
+            given = dict(enumerate(wide)) | moments
+            inner_state = structure.unflatten(given.values())
+            new = inner.update(updates, inner_state, params, **extra_args)
+            return new[0], structure.flatten_up_to(new[1])
+
+        moments = {i: x for i, x in enumerate(wide) if stored[i]}
+        new_updates, new, twice = _evaluate(update, moments)
         unchanged = _without_gradient(state.inner_state, updates)
         for i, is_stored in enumerate(stored):
             if is_stored and i in unchanged:
                 new[i] = leaves[i]
             elif is_stored:
                 seed = _leaf_seed(state.seed, i, new[i])
-                new[i], scales[i] = fmt.encode(new[i], (leaves[i], scales[i]), seed)
+                pair = leaves[i], scales[i]
+                new[i], scales[i] = fmt.encode(twice[i], pair, seed)
         return new_updates, LowPrecisionState(
             inner_state=structure.unflatten(new),
             scales=_like(state.scales, scales),
@@ -130,6 +138,26 @@ def low_precision(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _evaluate(
+    update: Callable[[Any], tuple[PyTree, list[Any]]], moments: dict[int, jax.Array]
+) -> tuple[PyTree, list[Any], list[Twice]]:
+    """The updates, the new state, and each array of it twice, for `Format.encode`.
+
+    Where a trace can be evaluated again, that is for XLA on CPU: it writes nothing to
+    memory that the loops of updates, scales and codes all need.
+    """
+    is_traced = any(isinstance(x, Tracer) for x in moments.values())
+    if is_traced and jax.default_backend() == "cpu" and not has_axes(moments):
+        step = trace(update, moments)
+        if not step.closed.effects:
+            (updates, new), (_, first), (_, second) = step.turns(3)
+            return updates, new, list(zip(first, second, strict=True))
+        updates, new = step.run()
+    else:
+        updates, new = update(moments)
+    return updates, new, [(x, x) for x in new]
 
 
 def _init_moments(
@@ -290,7 +318,8 @@ def encode_state(state: LowPrecisionState, inner_state: PyTree) -> LowPrecisionS
     scales = _scales(state)
     for i, scale in enumerate(scales):
         if scale is not None:
-            pair = BlockFormat().encode(values[i], (codes[i], scale), None)
+            twice = values[i], values[i]
+            pair = BlockFormat().encode(twice, (codes[i], scale), None)
             values[i], scales[i] = pair
     return LowPrecisionState(
         inner_state=structure.unflatten(values),

@@ -97,6 +97,68 @@ def test_bytes_a_parameter(make: Any, bound: float) -> None:
     assert ro.state_bytes(make(), params).per_parameter < bound
 
 
+@pytest.mark.parametrize("kind", ["int8", "bfloat16"])
+@pytest.mark.parametrize("name", ["rmsprop", "ours", "adam"])
+def test_temporary_memory_of_a_step(name: str, kind: str) -> None:
+    """No more than copies of the state: no root and no moment in float32."""
+    tx, leaf = ro.low_precision(ANY[name](), kind), jax.ShapeDtypeStruct((512, 512), "f4")
+
+    def step(held: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, held[1], held[0])
+        return optax.apply_updates(held[0], updates), state
+
+    held = leaf, jax.eval_shape(tx.init, leaf)
+    compiled = jax.jit(step, donate_argnums=0).lower(held, leaf).compile()
+    memory: Any = compiled.memory_analysis()
+    assert memory.temp_size_in_bytes < 1.1 * ro.state_bytes(tx, leaf).total
+
+
+def _every_kind_of_operation(updates: Any, moments: Any) -> Any:
+    """Calls, branches, loops, products and a sort of a moment and of its gradient."""
+    g = jax.nn.relu(updates) - jax.nn.relu(-updates * jnp.tanh(moments + 1))
+    g = jax.checkpoint(lambda x: jnp.exp(-(x**2)) * x)(g)
+    g = g @ jnp.eye(g.shape[1]) / (1 + jnp.linalg.norm(moments))
+    g = jax.lax.cond(g.sum() > 0, lambda x: x, lambda x: 2 * x, g)
+    g = jax.lax.fori_loop(0, 3, lambda _, x: x * 1.1, g)
+    g, _ = jax.lax.scan(lambda x, row: (x + row, None), g, moments)
+    return g + 1e-3 * jnp.sort(moments, axis=0)
+
+
+@pytest.mark.parametrize(
+    "storage", [NEAREST, ro.MomentStorage("bfloat16", rounding="nearest")]
+)
+def test_a_compiled_step_is_the_step(storage: Any) -> None:
+    """Where XLA computes an elementwise operation again, and nothing else."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        del params
+        mu = jax.tree.map(_every_kind_of_operation, updates, state.mu)
+        nu = jax.tree.map(lambda m, v: 0.9 * v + m**2, mu, state.nu)
+        new = jax.tree.map(lambda m, v: m * jax.lax.rsqrt(v + 1e-3), mu, nu)
+        return new, state._replace(mu=new, nu=nu)
+
+    inner = optax.GradientTransformation(optax.scale_by_adam().init, update)
+    tx, params = ro.low_precision(inner, storage), {"w": normal((32, 32))}
+    state = tx.init(params)
+    for _ in range(2):
+        expected, found = (f(params, state) for f in (tx.update, jax.jit(tx.update)))
+        assert jax.tree.structure(expected) == jax.tree.structure(found)
+        np.testing.assert_allclose(found[0]["w"], expected[0]["w"], rtol=2e-5, atol=1e-6)
+        ours, theirs = (values(x[1]) for x in (found, expected))
+        chex.assert_trees_all_close(ours, theirs, rtol=0.02, atol=1e-3)
+        state = found[1]
+
+
+def test_what_a_transformation_reads_or_counts_happens_once_a_step() -> None:
+    rates, params = itertools.count(1), {"w": jnp.ones((64, 64))}
+    tx = ro.rmsprop(lambda: 0.1 * next(rates), moment_storage="int8", momentum=0.9)
+    state, step = tx.init(params), jax.jit(tx.update)
+    for _ in range(3):
+        _, state = step(params, state, params)
+    jax.block_until_ready(state)
+    assert next(rates) == 4
+
+
 def test_which_leaves() -> None:
     params = {
         "embedding": jnp.zeros((100, 64)),
