@@ -1,6 +1,7 @@
 """What limits a step: memory bandwidth, dispatch, or arithmetic and allocation."""
 
 import math
+import resource
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -93,4 +94,13 @@ def race(
         return times, f"{dispatch}, {over:.2g} x bound"
     kind = "memory bandwidth" if is_bandwidth else "arithmetic, allocation"
     text = f"{moved:.3g} B a parameter of {needed:.3g} needed, {over:.2g} x bound"
-    return times, f"{kind}: {text}"
+    pages = _new_pages(contenders[0])
+    return times, f"{kind}: {text}" + (f", {pages:,} new pages" if pages > 99 else "")
+
+
+def _new_pages(contender: Contender) -> int:
+    """Pages of memory that the system hands to the process in a step."""
+    given = contender.prepare(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    contender.run(given)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

@@ -53,7 +53,7 @@ def draw_ratios(found: Found, path: Path) -> None:
     rows = found["rows"]
     lines = list(dict.fromkeys(row["what"] for row in rows))
     peers = list(dict.fromkeys(row["peer"] for row in rows))
-    with figure(path, 8, 1.6 + 0.3 * len(lines)) as drawn:
+    with figure(path, 8, max(2.5, 1.6 + 0.3 * len(lines))) as drawn:
         axes = drawn.subplots()
         axes.set(xscale="log", xlabel="our time / time of the peer")
         axes.axvline(1, color="0.3", lw=1)
