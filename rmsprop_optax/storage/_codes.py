@@ -72,17 +72,24 @@ def _whole(x: jax.Array) -> jax.Array:
 def _block_max(x: jax.Array) -> jax.Array:
     """The largest of each block of numbers that are not negative.
 
-    By quarters, and as integers, which have the order of such numbers, and NaN above all:
-    then XLA on CPU makes one loop of it and of what makes ``x``, where `jnp.max` has that
-    written to memory first, as have eight parts at once: at twice the time of a step.
+    As integers, which have the order of such numbers, and NaN above all. By quarters, of
+    which the first are apart: then XLA on CPU makes one loop of these and of what makes
+    ``x``, where `jnp.max` has that written to memory first, as have sixteen parts at
+    once: at twice the time of a step.
     """
-    bits = jax.lax.bitcast_convert_type(x, _integers(x.dtype))
-    while (size := bits.shape[-1]) > 1:
-        width = math.ceil(size / 4)
-        starts = [min(part * width, size - width) for part in range(4)]
-        first, second, third, last = (bits[..., s : s + width] for s in starts)
-        bits = jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, last))
+    bits = _max_of_quarters(jax.lax.bitcast_convert_type(x, _integers(x.dtype)))
+    bits = jax.lax.optimization_barrier(bits)
+    while bits.shape[-1] > 1:
+        bits = _max_of_quarters(bits)
     return jax.lax.bitcast_convert_type(bits, x.dtype)
+
+
+def _max_of_quarters(x: jax.Array) -> jax.Array:
+    size = x.shape[-1]
+    width = math.ceil(size / 4)
+    starts = [min(part * width, size - width) for part in range(4)]
+    first, second, third, last = (x[..., s : s + width] for s in starts)
+    return jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, last))
 
 
 def _integers(dtype: jnp.dtype) -> jnp.dtype:

@@ -97,11 +97,25 @@ def test_bytes_a_parameter(make: Any, bound: float) -> None:
     assert ro.state_bytes(make(), params).per_parameter < bound
 
 
-@pytest.mark.parametrize("kind", ["int8", "bfloat16"])
+OLD_XLA = pytest.mark.skipif(
+    jax.__version_info__ < (0, 12), reason="XLA makes other loops of other blocks"
+)
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        ro.MomentStorage("int8"),
+        pytest.param(ro.MomentStorage("int8", block_size=256), marks=OLD_XLA),
+        ro.MomentStorage("bfloat16"),
+    ],
+    ids=["int8", "int8 in blocks of 256", "bfloat16"],
+)
 @pytest.mark.parametrize("name", ["rmsprop", "ours", "adam"])
-def test_temporary_memory_of_a_step(name: str, kind: str) -> None:
-    """No more than copies of the state: no root and no moment in float32."""
-    tx, leaf = ro.low_precision(ANY[name](), kind), jax.ShapeDtypeStruct((512, 512), "f4")
+def test_temporary_memory_of_a_step(name: str, storage: Any) -> None:
+    """Little more than copies of the state: no root and no moment in float32."""
+    leaf = jax.ShapeDtypeStruct((512, 512), jnp.float32)
+    tx = ro.low_precision(ANY[name](), storage)
 
     def step(held: Any, grads: Any) -> Any:
         updates, state = tx.update(grads, held[1], held[0])
@@ -110,7 +124,7 @@ def test_temporary_memory_of_a_step(name: str, kind: str) -> None:
     held = leaf, jax.eval_shape(tx.init, leaf)
     compiled = jax.jit(step, donate_argnums=0).lower(held, leaf).compile()
     memory: Any = compiled.memory_analysis()
-    assert memory.temp_size_in_bytes < 1.1 * ro.state_bytes(tx, leaf).total
+    assert memory.temp_size_in_bytes < 1.2 * ro.state_bytes(tx, leaf).total
 
 
 def _every_kind_of_operation(updates: Any, moments: Any) -> Any:
