@@ -92,8 +92,8 @@ AVERAGES = [
 PARTS = 24
 
 
-def _slow(part: int) -> Any:
-    return pytest.param(part, marks=pytest.mark.slow)
+def _slow(value: int | None) -> Any:
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -122,6 +122,7 @@ def test_every_kind_of_argument_beside_every_other(
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**31),
@@ -166,7 +167,7 @@ def test_random_draws_of_all_arguments(
     )
 
 
-@pytest.mark.parametrize("accumulation", [None, 2, 3])
+@pytest.mark.parametrize("accumulation", [2, *(_slow(k) for k in (None, 3))])
 @pytest.mark.parametrize("average", AVERAGES)
 def test_schedules(accumulation: int | None, average: dict[str, Any]) -> None:
     params, grads = _problem(7)

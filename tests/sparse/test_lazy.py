@@ -358,7 +358,23 @@ def _draw(rng: np.random.Generator, height: int, count: int) -> tuple[Any, Any]:
     return ids, rng.normal(size=(6, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", [*OPTAX, *INSIDE])
+FEW = (
+    "adam",
+    "rmsprop, Nesterov",
+    "a clipped chain",
+    "in masked",
+    "in inject_hyperparams",
+)
+FEW += ("ours, corrected", "partition", "a norm after epsilon 0")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in FEW else pytest.mark.slow)
+        for name in [*OPTAX, *INSIDE]
+    ],
+)
 def test_is_a_dense_run_on_each_row_when_it_is_touched(name: str) -> None:
     """200 steps of two tables and a dense leaf.
 
