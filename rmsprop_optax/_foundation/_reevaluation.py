@@ -1,8 +1,8 @@
-"""A program whose elementwise part can be evaluated again, for each of its results.
+"""A program whose elementwise part can be evaluated several times.
 
-XLA on CPU writes an intermediate array to memory if two loops need it and it is
-expensive to compute, such as a root. It takes the arrays of two turns for different ones,
-so each loop computes its own.
+XLA on CPU writes an intermediate array to memory if several loops need it and it is
+expensive to compute, such as a root. It does not see that two evaluations compute the
+same, so each loop computes its own.
 """
 
 from __future__ import annotations

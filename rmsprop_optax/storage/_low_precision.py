@@ -145,8 +145,8 @@ def _evaluate(
 ) -> tuple[PyTree, list[Any], list[Twice]]:
     """The updates, the new state, and each array of it twice, for `Format.encode`.
 
-    Where a trace can be evaluated again, that is for XLA on CPU: it writes nothing to
-    memory that the loops of updates, scales and codes all need.
+    In a compiled step on a CPU, the update is evaluated again for each. Otherwise XLA
+    writes to memory what the loops of updates, scales and codes have in common.
     """
     is_traced = any(isinstance(x, Tracer) for x in moments.values())
     if is_traced and jax.default_backend() == "cpu" and not has_axes(moments):
