@@ -72,10 +72,10 @@ def _whole(x: jax.Array) -> jax.Array:
 def _block_max(x: jax.Array) -> jax.Array:
     """The largest of each block of numbers that are not negative.
 
-    As integers, which have the order of such numbers, and NaN above all. By quarters, of
-    which the first are apart: then XLA on CPU makes one loop of these and of what makes
-    ``x``, where `jnp.max` has that written to memory first, as have sixteen parts at
-    once: at twice the time of a step.
+    As integers, which have the order of such numbers, with NaN above all. By quarters, so
+    that XLA on CPU computes ``x`` in the loop of the first ones. With `jnp.max`, and with
+    the quarters of quarters in the same loop, it writes ``x`` to memory first, and a step
+    takes twice the time.
     """
     bits = _max_of_quarters(jax.lax.bitcast_convert_type(x, _integers(x.dtype)))
     bits = jax.lax.optimization_barrier(bits)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rmsprop_optax._foundation._axes import has_axes, varying_seed
+from rmsprop_optax._foundation._axes import varying_seed
 from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._reevaluation import trace
 from rmsprop_optax._foundation._state_leaves import Owner, owner_of
@@ -149,7 +149,7 @@ def _evaluate(
     writes to memory what the loops of updates, scales and codes have in common.
     """
     is_traced = any(isinstance(x, Tracer) for x in moments.values())
-    if is_traced and jax.default_backend() == "cpu" and not has_axes(moments):
+    if is_traced and jax.default_backend() == "cpu":
         step = trace(update, moments)
         if not step.closed.effects:
             (updates, new), (_, first), (_, second) = step.turns(3)

@@ -65,6 +65,9 @@ def single_pass(
       ValueError: For a negative one. At a trace, for an ``inner`` with a branch or loop
         over arrays (put ``skip_nonfinite`` around this) or an effect (a live rate).
 
+    Warns:
+      UserWarning: On CPU, where it has no effect, with the reason.
+
     Examples:
       >>> import jax, jax.numpy as jnp, rmsprop_optax
       >>> tx = rmsprop_optax.single_pass(rmsprop_optax.rmsprop(0.1))

@@ -136,7 +136,7 @@ def _tf_keras_steps(tf: Any, optimizer: Any, problem: Problem, rates: Any) -> Le
     make = getattr(optimizer, "build", None) or optimizer._create_all_weights
     make(list(variables.values()))
 
-    @tf.function  # as `fit` does: eager, a step takes ten times as long
+    @tf.function  # as `fit` does: eager, a step takes five times as long
     def step(grads: Any) -> None:
         optimizer.apply_gradients([(grads[n], v) for n, v in variables.items()])
 

@@ -163,6 +163,22 @@ def test_a_compiled_step_is_the_step(storage: Any) -> None:
         state = found[1]
 
 
+def test_gradients_of_each_device_and_moments_of_all() -> None:
+    tx = ro.low_precision(optax.rmsprop(0.1, momentum=0.9), NEAREST)
+    grads, state = normal((8, 64)), tx.init(jnp.zeros((1, 64)))
+
+    def update(grads: Any, state: Any) -> Any:
+        updates, state = tx.update(grads, state)
+        return updates, optax.tree.get(decode_state(state), "trace")
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    specs = {"in_specs": (P("data"), P()), "out_specs": P("data")}
+    found = jax.jit(jax.shard_map(update, mesh=mesh, **specs))(grads, state)
+    each = [update(row, state) for row in jnp.split(grads, 8)]
+    expected = jax.tree.map(lambda *rows: jnp.concatenate(rows), *each)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)
+
+
 def test_what_a_transformation_reads_or_counts_happens_once_a_step() -> None:
     rates, params = itertools.count(1), {"w": jnp.ones((64, 64))}
     tx = ro.rmsprop(lambda: 0.1 * next(rates), moment_storage="int8", momentum=0.9)
