@@ -27,9 +27,10 @@ Transformations, for a chain of your own::
 Wrappers, around any transformation::
 
     accumulate_gradients, skip_nonfinite, dynamic_loss_scale
-    low_precision, MomentStorage, decode_state          moments in 8 bits or a short float
+    low_precision, MomentStorage                        moments in 8 bits or a short float
+    decode_state, encode_state                          such states to others and back
     apply_updates_stochastic                            parameters of a short float
-    in_float32, cautious, split_complex, single_pass
+    in_float32, cautious, split_complex
 
 Classes whose names end in ``State`` are those of the states, and `StateBytes` is what
 `state_bytes` returns. ``help(rmsprop_optax.rmsprop)`` explains the arguments.
@@ -46,6 +47,7 @@ from rmsprop_optax.storage import (
     MomentStorage,
     apply_updates_stochastic,
     decode_state,
+    encode_state,
     low_precision,
 )
 from rmsprop_optax.transforms._averaging import (
@@ -90,7 +92,6 @@ from rmsprop_optax.wrappers._loss_scale import (
     scale_loss,
 )
 from rmsprop_optax.wrappers._precision import in_float32
-from rmsprop_optax.wrappers._single_pass import single_pass
 from rmsprop_optax.wrappers._skip_nonfinite import SkipNonfiniteState, skip_nonfinite
 from rmsprop_optax.wrappers._split_complex import split_complex
 
@@ -123,6 +124,7 @@ __all__ = [
     "describe",
     "dialects",
     "dynamic_loss_scale",
+    "encode_state",
     "exclude_paths",
     "finalize",
     "has_updated",
@@ -135,7 +137,6 @@ __all__ = [
     "scale_by_rms",
     "scale_by_stddev",
     "scale_loss",
-    "single_pass",
     "skip_nonfinite",
     "sparse",
     "split_complex",

@@ -4,15 +4,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax
+import numpy as np
 import optax
 
 from rmsprop_optax._foundation._checks import check_transformation
-from rmsprop_optax._foundation._state_leaves import (
-    field_of,
-    owner_of,
-    parameter_shapes,
+from rmsprop_optax._foundation._state_leaves import owners_of
+from rmsprop_optax._foundation._trees import (
+    Keys,
+    eval_shape,
+    is_inexact,
+    leaves_with_keys,
+    path_of,
 )
-from rmsprop_optax._foundation._trees import Keys, eval_shape, leaves_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree
 
 
@@ -82,28 +86,29 @@ def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
       >>> found.by_moment["trace"]
       4000
     """
-    shapes = {keys: shape or () for keys, shape in parameter_shapes(params).items()}
-    found: dict[tuple[str, str], int] = {}
     check_transformation("tx", tx)
     state = eval_shape(tx.init, params)
-    for keys, leaf in leaves_with_keys(state, is_leaf=None):
-        place = _moment_and_leaf(keys, leaf.shape, shapes)
+    leaves, owners = leaves_with_keys(state, is_leaf=None), owners_of(tx, params, state)
+    found: dict[tuple[str, str], int] = {}
+    for (keys, leaf), owner in zip(leaves, owners, strict=True):
+        place = _field_of(keys), ""
+        if owner is not None:
+            place = owner.part.field or "state", path_of(owner.keys)
         found[place] = found.get(place, 0) + leaf.size * leaf.dtype.itemsize
     nonzero = {place: size for place, size in found.items() if size}
     in_order = sorted(nonzero, key=lambda place: not place[1])
-    sizes = {path_of(keys): math.prod(shape) for keys, shape in shapes.items()}
+    sizes = {
+        path_of(keys): math.prod(np.shape(leaf))
+        for keys, leaf in leaves_with_keys(params)
+        if hasattr(leaf, "shape") or is_inexact(leaf)
+    }
     return StateBytes({place: nonzero[place] for place in in_order}, sizes)
 
 
-def _moment_and_leaf(
-    keys: Keys, shape: tuple[int, ...], params: Mapping[Keys, tuple[int, ...]]
-) -> tuple[str, str]:
-    """The name of the moment, and the parameter that it is of."""
-    owner = owner_of(keys, params)
-    # One array as parameters has the empty path: a scalar there is no moment of it.
-    if owner is None or (not owner.keys and len(shape) != len(params[()])):
-        return field_of(keys) or "state", ""
-    return owner.field or "state", path_of(owner.keys)
+def _field_of(keys: Keys) -> str:
+    """The last name of a field in a path."""
+    names = [key.name for key in keys if isinstance(key, jax.tree_util.GetAttrKey)]
+    return names[-1] if names else "state"
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

@@ -169,7 +169,7 @@ NEEDED: dict[str, Any] = {
     **{
         name: {"inner": optax.sgd(0.1)}
         for name in (
-            *("cautious", "dynamic_loss_scale", "in_float32", "single_pass"),
+            *("cautious", "dynamic_loss_scale", "in_float32"),
             *("skip_nonfinite", "split_complex", "sparse.lazy"),
         )
     },

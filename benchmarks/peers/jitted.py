@@ -52,14 +52,9 @@ def transformation(
     return jitted(name, (params, tx.init(params)), partial(step, tx), problem)
 
 
-def ours(
-    c: Configuration,
-    problem: Problem,
-    wrap: Callable[[Any], optax.GradientTransformation] = lambda tx: tx,
-    name: str = OURS,
-) -> Contender:
+def ours(c: Configuration, problem: Problem, name: str = OURS) -> Contender:
     """`rmsprop_optax.rmsprop`, and the average of the weights where there is one."""
-    tx, params = wrap(rmsprop(**c.arguments)), problem.device_params()
+    tx, params = rmsprop(**c.arguments), problem.device_params()
 
     def values(held: Any) -> list[jax.Array]:
         return held[0] + (finalize(*held) if c.extras else [])

@@ -5,8 +5,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import optax
-
 from benchmarks._problem import DECAY, EPSILON, LEARNING_RATE, Configuration, Problem
 from benchmarks._summary import OURS
 from benchmarks._timing import Contender
@@ -17,11 +15,7 @@ EAGER, COMPILED = "PyTorch, eager", "PyTorch, compiled"
 MOST_COMPILED = 64  # leaves; its compiler takes about a second for each
 
 
-def contenders(
-    c: Configuration,
-    problem: Problem,
-    wrap: Callable[[Any], optax.GradientTransformation] = lambda tx: tx,
-) -> list[Contender]:
+def contenders(c: Configuration, problem: Problem) -> list[Contender]:
     """Ours and PyTorch's, whose optimizer has no decoupled decay and no average."""
     if c.extras:
         return []
@@ -35,7 +29,7 @@ def contenders(
         "momentum": c.momentum,
         "centered": c.centered,
     }
-    ours = transformation(OURS, wrap(dialects.torch(**arguments)), problem)
+    ours = transformation(OURS, dialects.torch(**arguments), problem)
     found = [ours, _peer(torch, EAGER, arguments, problem, lambda step: step)]
     if len(problem.params) <= MOST_COMPILED:
         found.append(_peer(torch, COMPILED, arguments, problem, torch.compile))

@@ -9,7 +9,6 @@ NAMES = (
     "sparse",
     "storage",
     "accumulation",
-    "single_pass",
     "dialects",
     "parallel",
 )

@@ -1,43 +1,181 @@
-"""Which parameter a leaf of an optimizer state belongs to, and what the leaf is called.
+"""Which parameter an array of an optimizer state belongs to, found by structure.
 
-Transformations keep a moment in the parameters' own tree. So the path of a moment ends
-with the path of its parameter, and the last named field before that is its name.
+`optax.tree.map_params` says which parts of a state have the place of the parameters. Only
+below such a part does a path say which parameter an array belongs to.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from rmsprop_optax._foundation._trees import Keys, leaves_with_keys
+from rmsprop_optax._foundation._state_fields import Holds, holds
+from rmsprop_optax._foundation._trees import (
+    Keys,
+    is_box,
+    is_inexact,
+    is_leaf,
+    leaves_with_keys,
+)
 from rmsprop_optax._foundation._types import PyTree
 
-SECOND_MOMENTS = frozenset({"nu", "nu_max", "v", "sum_of_squares", "e_g", "e_x"})
-"""Fields of Optax's states, and of ours, that hold running means or sums of squares."""
 
-POSITIVE = SECOND_MOMENTS | {"scales"}
-"""Fields of numbers that one divides by: they are padded with 1."""
+class Member(NamedTuple):
+    """An array of a state that belongs to a parameter.
+
+    Attributes:
+      number: Which of the arrays of the state, in the order of `jax.tree.leaves`.
+      param: The path of the parameter.
+      below: What follows in the path of the array: `optax.sm3` keeps a list of arrays
+        for each parameter. () for the array that stands in the parameter's place.
+    """
+
+    number: int
+    param: Keys
+    below: Keys
+
+
+class Part(NamedTuple):
+    """A part of a state that has the place of the parameters: a moment of all of them.
+
+    Attributes:
+      kind: The class of the state around it; None where it has no class.
+      field: The field of that class, such as ``nu``; "" where there is none.
+      members: The arrays in it.
+    """
+
+    kind: type | None
+    field: str
+    members: list[Member]
+
+    @property
+    def holds(self) -> Holds | None:
+        """What it holds; None: it is not known."""
+        return holds(self.kind, self.field)
 
 
 class Owner(NamedTuple):
-    """What the path of a state leaf says about it.
-
-    Attributes:
-      keys: The path of the parameter.
-      field: The last named field before it, such as ``nu``; "" where there is none.
-    """
+    """What an array of a state belongs to: a parameter, by its path, and a part."""
 
     keys: Keys
-    field: str
+    part: Part
 
 
-def parameter_shapes(params: PyTree) -> dict[Keys, tuple[int, ...] | None]:
-    """The shape of every parameter by its path; None for what is no array."""
-    return {
-        keys: jnp.shape(leaf) if hasattr(leaf, "shape") or jnp.isscalar(leaf) else None
-        for keys, leaf in leaves_with_keys(params)
-    }
+@dataclass(frozen=True)
+class _Marked:
+    """A part of a state whose arrays are replaced by their numbers; a leaf."""
+
+    tree: Any
+
+
+def parts_of(
+    tx: optax.GradientTransformation, params: PyTree, state: PyTree
+) -> list[Part]:
+    """The parts of a state that have the place of the parameters, in its order.
+
+    Args:
+      tx: The transformation that the state is of.
+      params: The parameters, or their gradients: None and rows are leaves.
+      state: The state: arrays, or shapes.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    numbers = structure.unflatten(range(len(leaves)))
+    marked = _mark(tx, numbers)
+    if marked is None:
+        marked = _mark_alike(params, numbers, leaves)
+    known = {keys for keys, _ in leaves_with_keys(params)}
+    found = []
+    for keys, node in jax.tree_util.tree_leaves_with_path(marked):
+        if isinstance(node, _Marked):
+            kind, field = _class_and_field(numbers, keys)
+            found.append(Part(kind, field, _members(node.tree, known)))
+    return found
+
+
+def owners_of(
+    tx: optax.GradientTransformation, params: PyTree, state: PyTree
+) -> list[Owner | None]:
+    """The owner of each array of a state; None for what belongs to no parameter."""
+    owners: list[Owner | None] = [None] * len(jax.tree.leaves(state))
+    for part in parts_of(tx, params, state):
+        for member in part.members:
+            owners[member.number] = Owner(member.param, part)
+    return owners
+
+
+def _mark(tx: optax.GradientTransformation, numbers: PyTree) -> PyTree | None:
+    """``numbers`` with `_Marked` in the place of each part; None where Optax can't tell.
+
+    `optax.tree.map_params` calls `init` with a placeholder. Some need real parameters:
+    `optax.lbfgs`, `optax.flatten`, and `optax.partition` with labels by key.
+    """
+    found = []
+
+    def mark() -> tuple[()]:
+        found.append(optax.tree.map_params(tx, _Marked, numbers, is_leaf=lambda _: True))
+        return ()
+
+    try:
+        jax.eval_shape(mark)  # so that `init` computes nothing
+    except Exception:
+        return None
+    return found[0]
+
+
+def _mark_alike(params: PyTree, numbers: PyTree, leaves: list[Any]) -> PyTree:
+    """The same by node types and keys of the parameters; of one array by its shape."""
+
+    def is_part(node: Any) -> bool:
+        if _is_one(params):
+            alone = isinstance(node, int) and is_inexact(leaves[node])
+            return alone and jnp.shape(leaves[node]) == getattr(params, "shape", ())
+        return not isinstance(node, optax.MaskedNode) and _fits(params, node)
+
+    return jax.tree.map(
+        lambda node: _Marked(node) if is_part(node) else node, numbers, is_leaf=is_part
+    )
+
+
+def _fits(params: Any, node: Any) -> bool:
+    """Whether a node has the node types and keys of the parameters, as far as they go."""
+    if _is_one(params) or isinstance(node, optax.MaskedNode):
+        return True
+    (wanted, wants), (children, has) = map(_children, (params, node))
+    return bool(wanted) and wants == has and all(map(_fits, wanted, children))
+
+
+def _is_one(params: Any) -> bool:
+    return is_leaf(params) or is_box(params) or jax.tree_util.all_leaves([params])
+
+
+def _children(node: Any) -> tuple[list[Any], Any]:
+    return jax.tree.flatten(node, is_leaf=lambda child: child is not node)
+
+
+def _class_and_field(state: PyTree, keys: Keys) -> tuple[type | None, str]:
+    """The last class with fields on a path into a state, and its field there."""
+    kind, field = None, ""
+    for key in keys:
+        if isinstance(key, jax.tree_util.GetAttrKey):
+            kind, field = type(state), key.name
+        children, _ = jax.tree_util.tree_flatten_with_path(
+            state, is_leaf=lambda child, parent=state: child is not parent
+        )
+        state = next(child for (found,), child in children if found == key)
+    return kind, field
+
+
+def _members(part: PyTree, known: Collection[Keys]) -> list[Member]:
+    found = []
+    for keys, number in leaves_with_keys(part, is_leaf=None):
+        for length in range(len(keys), -1, -1):
+            if keys[:length] in known:
+                found.append(Member(number, keys[:length], keys[length:]))
+                break
+    return found
 
 
 def check_has_classes(opt_state: PyTree) -> None:
@@ -53,22 +191,3 @@ def check_has_classes(opt_state: PyTree) -> None:
             "classes, as in `nnx.state(optimizer)`: give `optimizer.opt_state`. It is a "
             f"{type(opt_state).__name__}."
         )
-
-
-def owner_of(keys: Keys, params: Collection[Keys]) -> Owner | None:
-    """The parameter whose path ends that of a state leaf; of several, the longest path.
-
-    The empty path, that of parameters which are one array, ends every path: what it
-    returns is to be checked by shape.
-    """
-    for length in sorted({len(path) for path in params}, reverse=True):
-        start = len(keys) - length
-        if start >= 0 and keys[start:] in params:
-            return Owner(keys[start:], field_of(keys[:start]))
-    return None
-
-
-def field_of(keys: Keys) -> str:
-    """The last name of a field (of a NamedTuple) in a path."""
-    names = [key.name for key in keys if isinstance(key, jax.tree_util.GetAttrKey)]
-    return names[-1] if names else ""

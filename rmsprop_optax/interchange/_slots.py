@@ -230,7 +230,7 @@ def _map_nodes(opt_state: PyTree, visit: Callable[[Any], Any]) -> PyTree:
 
     def go(node: Any) -> Any:
         if isinstance(node, LowPrecisionState):
-            return encode_state(node, _map_nodes(decode_state(node), visit))
+            return encode_state(_map_nodes(decode_state(node), visit), node)
         new = visit(node)
         if hasattr(new, "inner_state"):
             new = new._replace(inner_state=_map_nodes(new.inner_state, visit))

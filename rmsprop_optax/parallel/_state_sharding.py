@@ -4,17 +4,17 @@ import math
 from collections import defaultdict
 from typing import Any
 
+import jax
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rmsprop_optax._foundation._axes import axis_size, names_of
 from rmsprop_optax._foundation._checks import check_transformation
-from rmsprop_optax._foundation._state_leaves import owner_of
+from rmsprop_optax._foundation._state_leaves import Owner, owners_of
 from rmsprop_optax._foundation._trees import (
     Keys,
     eval_shape,
     leaves_with_keys,
-    map_with_keys,
 )
 from rmsprop_optax._foundation._types import AxisName, PyTree
 
@@ -77,31 +77,33 @@ def shardings_like(
     """The state sharded as its parameters are, and over ``axis`` too if there is one."""
     known = dict(leaves_with_keys(params, is_leaf=None))
     shapes = eval_shape(tx.init, params)
+    leaves, structure = jax.tree.flatten(shapes)
+    owners = [
+        owner.keys if owner is not None and _is_cut(owner, leaf, known) else None
+        for owner, leaf in zip(owners_of(tx, params, shapes), leaves, strict=True)
+    ]
     # A cut that fits all moments of a parameter, or none: codes stay beside their scales.
     moments: dict[Keys, list[tuple[int, ...]]] = defaultdict(list)
-    for keys, leaf in leaves_with_keys(shapes, is_leaf=None):
-        owner = _owner_of_moment(keys, leaf, known)
+    for owner, leaf in zip(owners, leaves, strict=True):
         if owner is not None:
             moments[owner].append(leaf.shape)
 
-    def shard(keys: Keys, leaf: Any) -> NamedSharding:
-        owner = _owner_of_moment(keys, leaf, known)
+    def shard(owner: Keys | None) -> NamedSharding:
         if owner is None:
             return NamedSharding(mesh, PartitionSpec())
         spec = _split(moments[owner], _spec_on(mesh, known[owner]), mesh, axis)
         return NamedSharding(mesh, spec)
 
-    return map_with_keys(shard, shapes)
+    return structure.unflatten(map(shard, owners))
 
 
-def _owner_of_moment(keys: Keys, leaf: Any, known: dict[Keys, Any]) -> Keys | None:
-    """The parameter that a state leaf has the dimensions of."""
-    owner = owner_of(keys, known)
-    shape = () if owner is None else known[owner.keys].shape
-    if owner is None or not shape or len(shape) != len(leaf.shape):
-        return None
-    sums_of_rows = owner.field in ("values", "rows") and shape != leaf.shape
-    return None if sums_of_rows else owner.keys
+def _is_cut(owner: Owner, leaf: Any, known: dict[Keys, Any]) -> bool:
+    """Whether a state leaf has the dimensions of its parameter."""
+    shape = known[owner.keys].shape
+    if not shape or len(shape) != len(leaf.shape):
+        return False
+    # Sums of rows have another number of rows.
+    return owner.part.holds not in ("sum", "full") or shape == leaf.shape
 
 
 def _spec_on(mesh: Mesh, p: Any) -> tuple[Any, ...]:

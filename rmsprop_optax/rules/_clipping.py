@@ -23,9 +23,8 @@ def clip_by_norm(g: jax.Array, norm: jax.Array, max_norm: Scalar) -> jax.Array:
     (Except for subnormals, which XLA on CPU flushes to zero in a product.) A NaN norm
     makes all of ``g`` NaN.
     """
-    # Products with numbers. XLA on CPU writes a choice between two arrays to memory, and
-    # `single_pass` counts each operand of a loop. Where the inverse of the ratio is not
-    # in the dtype, its root is, twice.
+    # Products with numbers: XLA on CPU writes a choice between two arrays to memory.
+    # Where the inverse of the ratio is not in the dtype, its root is, twice.
     ratio = norm / max_norm
     fits = ratio < 2.0 ** (jnp.finfo(norm.dtype).maxexp - 3)
     # Of 1 where it is not used: the root of 0 has no derivative.

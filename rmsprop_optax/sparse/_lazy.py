@@ -1,6 +1,5 @@
 """Lazy updates: any transformation, on the rows of a table that a gradient touches."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._checks import checked_inner
-from rmsprop_optax._foundation._state_leaves import POSITIVE, Owner, owner_of
+from rmsprop_optax._foundation._state_check import check_states
+from rmsprop_optax._foundation._state_leaves import Owner, owners_of
 from rmsprop_optax._foundation._trees import (
     Keys,
     is_inexact,
@@ -40,7 +40,10 @@ def lazy(
 
     Args:
       inner: Any transformation whose state keeps separate values for each row of a
-        table: moments in the parameter's shape.
+        table: arrays with the rows of the parameter along their first axis, in a tree
+        that `optax.tree.map_params` finds. The new values of a row are computed from the
+        gradient of that row, at each call: a transformation that adds gradients up over
+        several calls can't be lazy, and those that are known are refused.
 
     Returns:
       A transformation with the state of ``inner``. Updates of a table are `RowSlices`,
@@ -51,7 +54,8 @@ def lazy(
 
     Raises:
       ValueError: At the first trace with rows, for a state that can't be split by rows,
-        such as the factored moments of `optax.adafactor`. The message names its path.
+        such as the factored moments of `optax.adafactor`, or that adds up over calls,
+        such as that of `optax.apply_every`. The message names its path.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -75,10 +79,10 @@ def lazy(
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
-        grads = dict(leaves_with_keys(updates))
-        if not any(g is None or isinstance(g, RowSlices) for g in grads.values()):
+        grads = [g for _, g in leaves_with_keys(updates)]
+        if not any(g is None or isinstance(g, RowSlices) for g in grads):
             return inner.update(updates, state, params, **extra_args)
-        cuts = _cuts(state, grads)
+        cuts = _cuts(inner, state, updates)
         shapes = _shapes_without_gradient(cuts)
         weights = params
         if params is not None:
@@ -87,7 +91,7 @@ def lazy(
         dense = map_with_keys(
             lambda keys, g: _dense(g, shapes.get(keys)), updates, is_leaf=is_leaf
         )
-        if any(isinstance(g, RowSlices) for g in grads.values()):
+        if any(isinstance(g, RowSlices) for g in grads):
             extra_args["where"] = jax.tree.map(_where, updates, dense, is_leaf=is_leaf)
         leaves, treedef = jax.tree.flatten(state)
         rows = treedef.unflatten(
@@ -98,7 +102,7 @@ def lazy(
         state = treedef.unflatten([cut.put(x, new_x) for cut, x, new_x in changed])
         return jax.tree.map(_as_rows, updates, new, is_leaf=is_leaf), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+    return check_states(optax.GradientTransformationExtraArgs(inner.init, update_fn))
 
 
 class _Cut(NamedTuple):
@@ -118,7 +122,7 @@ class _Cut(NamedTuple):
         """The rows that are touched. In the padding nothing divides by zero."""
         if self.owner is None:
             return x
-        fill = 1 if self.owner.field in POSITIVE else 0
+        fill = 1 if self.owner.part.holds == "second_moment" else 0
         if self.g is not None:
             return get_rows(jnp.asarray(x), self.g.indices, fill)
         return x[:0] if self.shape else jnp.full_like(x, fill)
@@ -132,33 +136,34 @@ class _Cut(NamedTuple):
         return set_rows(jnp.asarray(x), self.g.indices, rows.astype(x.dtype))
 
 
-def _cuts(state: PyTree, grads: Mapping[Keys, Any]) -> list[_Cut]:
+def _cuts(
+    inner: optax.GradientTransformation, state: PyTree, updates: PyTree
+) -> list[_Cut]:
     """How each array of the state is cut."""
-    cuts = []
-    for keys, leaf in leaves_with_keys(state, is_leaf=None):
-        shape = jnp.shape(leaf)
-        owner = owner_of(keys, grads)
-        g = grads[owner.keys] if owner is not None else None
-        if owner is None or not (g is None or isinstance(g, RowSlices)):
-            owner, g = None, None
-        elif g is not None:
-            # One number for a whole table, or none that belongs to it, is not cut.
-            alone = not owner.keys and not is_inexact(leaf)
+    grads, cuts = dict(leaves_with_keys(updates)), []
+    owners = owners_of(inner, updates, state)
+    for (keys, leaf), owner in zip(
+        leaves_with_keys(state, is_leaf=None), owners, strict=True
+    ):
+        shape, g = jnp.shape(leaf), None if owner is None else grads[owner.keys]
+        if isinstance(g, RowSlices):
             fits = len(shape) == len(g.shape) and shape[0] == g.shape[0]
-            if not shape or (alone and not fits):
-                owner, g = None, None
-            else:
+            if shape:
                 _check_rows(keys, owner, shape, g, fits=fits)
-        elif not owner.keys and not is_inexact(leaf):
-            owner = None
+            else:  # one number for a whole table
+                owner, g = None, None
+        elif g is not None:
+            owner, g = None, None
         cuts.append(_Cut(owner, g, shape))
     return cuts
 
 
 def _check_rows(
-    keys: Keys, owner: Owner, shape: tuple[int, ...], g: RowSlices, *, fits: bool
+    keys: Keys, owner: Owner | None, shape: tuple[int, ...], g: RowSlices, *, fits: bool
 ) -> None:
-    if any(getattr(key, "name", None) == "acc_grads" for key in keys):
+    if owner is None:
+        return
+    if owner.part.holds == "sum":
         raise ValueError(
             f"Gradient '{path_of(owner.keys)}' comes by rows, and the state "
             f"'{path_of(keys)}' adds gradients up over several calls, which touch other "

@@ -11,6 +11,7 @@ import numpy as np
 from rmsprop_optax._foundation._alignment import MOMENTS
 from rmsprop_optax._foundation._checks import check_mapping, check_whole_number
 from rmsprop_optax._foundation._dtypes import wide_dtype
+from rmsprop_optax._foundation._state_fields import register, state_fields
 from rmsprop_optax._foundation._trees import (
     align,
     is_leaf,
@@ -34,6 +35,9 @@ class RowSumsState(NamedTuple):
 
     values: PyTree
     rows: PyTree
+
+
+register(RowSumsState, state_fields(values="sum", rows="full"))
 
 
 class RowSums:

@@ -9,6 +9,7 @@ from rmsprop_optax.storage._apply_updates import apply_updates_stochastic
 from rmsprop_optax.storage._low_precision import (
     LowPrecisionState,
     decode_state,
+    encode_state,
     low_precision,
 )
 from rmsprop_optax.storage._moment_storage import MomentStorage, Storage
@@ -19,5 +20,6 @@ __all__ = [
     "Storage",
     "apply_updates_stochastic",
     "decode_state",
+    "encode_state",
     "low_precision",
 ]

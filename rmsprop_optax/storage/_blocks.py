@@ -1,6 +1,7 @@
 """Arrays cut into blocks along their last axis, and joined again."""
 
 import math
+from functools import cache
 from typing import Any
 
 import jax
@@ -30,6 +31,13 @@ def block_count(last: int, block_size: int, shards: int) -> int | None:
     smaller = [n for n in range(least, part // 8 + 1) if part % n == 0]
     found = larger[:1] + smaller[:1]
     return shards * found[0] if found else None
+
+
+@cache
+def block_counts(last: int, block_size: int) -> frozenset[int | None]:
+    """The numbers of blocks of an axis, on any number of shards."""
+    shards = (n for n in range(1, last + 1) if last % n == 0)
+    return frozenset(block_count(last, block_size, n) for n in shards)
 
 
 def split(x: jax.Array, count: int) -> jax.Array:

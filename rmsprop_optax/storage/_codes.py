@@ -18,11 +18,14 @@ def largest_code(dtype: jnp.dtype) -> int:
 def block_scale(x: jax.Array, codes_dtype: jnp.dtype) -> jax.Array:
     """The step of the roots of each block, blocks along the last axis, which stays as 1.
 
-    Infinite magnitudes count as the largest finite one; one NaN makes its block NaN. No
-    step is so small that its square, which one code stands for, would be zero.
+    Infinite magnitudes count as the largest finite one; one NaN makes its block NaN, as
+    does a negative number where codes have no sign. No step is so small that its square,
+    which one code stands for, would be zero.
     """
     limits = jnp.finfo(x.dtype)
-    top = jnp.minimum(_block_max(jnp.abs(x)), limits.max * (1 - 2**-10))
+    signed = jnp.issubdtype(codes_dtype, jnp.signedinteger)
+    magnitude = jnp.abs(x) if signed else jnp.where(x < 0, jnp.nan, x)
+    top = jnp.minimum(_block_max(magnitude), limits.max * (1 - 2**-10))
     step = jnp.sqrt(top) / largest_code(codes_dtype)
     return jnp.maximum(step, jnp.sqrt(limits.tiny) * (1 + 2**-10))
 
@@ -39,11 +42,11 @@ def encode(
     magnitude = jnp.abs(x)
     square = magnitude * (1 / (scale * scale))
     if chance is None:
-        code = _whole(jnp.floor(jnp.sqrt(square) + 0.5))
+        code = _to_integer(jnp.floor(jnp.sqrt(square) + 0.5))
     else:
         below = jnp.floor(jnp.sqrt(square))
         above = square - below * below > chance * (2 * below + 1)
-        code = _whole(below) + above.astype(_integers(x.dtype))
+        code = _to_integer(below) + above.astype(_integers(x.dtype))
     code = jnp.minimum(code, largest_code(dtype))
     if jnp.issubdtype(dtype, jnp.signedinteger):
         return jnp.where(x < 0, -code, code).astype(dtype)
@@ -57,8 +60,8 @@ def decode(codes: jax.Array, scale: jax.Array) -> jax.Array:
     return root * (jnp.abs(root) if signed else root)
 
 
-def _whole(x: jax.Array) -> jax.Array:
-    """Whole numbers from 0 as integers; what is too large for a code stays too large.
+def _to_integer(x: jax.Array) -> jax.Array:
+    """Whole numbers from 0 as integers; the caller cuts those above the largest code.
 
     Read off the bits of x + 2^23 (or 2^52), in which they are the last ones: XLA's own
     conversion asks each number whether it is one, and whether it fits.

@@ -18,7 +18,13 @@ class Format(Protocol):
 
     What is stored and its scales both have the rows of the parameter along their first
     axis (unless that is the last one too). So `sparse.lazy` takes rows of both.
+
+    Attributes:
+      dtypes: Those of what is stored.
     """
+
+    @property
+    def dtypes(self) -> tuple[jnp.dtype, ...]: ...
 
     def init(self, moment: jax.Array, *, signed: bool, blocks: int) -> "Pair":
         """The moment before the first step, stored."""
@@ -35,6 +41,9 @@ class Format(Protocol):
         """
         ...
 
+
+CODES = (jnp.dtype(jnp.uint8), jnp.dtype(jnp.int8))
+"""The dtypes of codes: where a moment is never negative, and where it has a sign."""
 
 Twice = tuple[jax.Array, jax.Array]
 """The same values, which XLA may compute in two loops."""
@@ -53,6 +62,10 @@ class FloatFormat:
 
     dtype: jnp.dtype
 
+    @property
+    def dtypes(self) -> tuple[jnp.dtype, ...]:
+        return (self.dtype,)
+
     def init(self, moment: jax.Array, *, signed: bool, blocks: int) -> Pair:
         del signed, blocks
         return _saturated(moment, self.dtype).astype(self.dtype), None
@@ -61,6 +74,7 @@ class FloatFormat:
         del scale
         return cast(stored, wide_dtype(stored.dtype))
 
+    @partial(jax.jit, static_argnums=0)
     def encode(self, values: Twice, like: Pair, seed: jax.Array | None) -> Pair:
         dtype = like[0].dtype
         x = _saturated(values[1], dtype)
@@ -85,6 +99,10 @@ class BlockFormat:
     Codes are uint8 where the moment is never negative, else int8.
     """
 
+    @property
+    def dtypes(self) -> tuple[jnp.dtype, ...]:
+        return CODES
+
     # Compiled whole outside of `jit`; inside, traced once for all moments of a shape.
     @partial(jax.jit, static_argnums=0, static_argnames=("signed", "blocks"))
     def init(self, moment: jax.Array, *, signed: bool, blocks: int) -> Pair:
@@ -95,7 +113,7 @@ class BlockFormat:
         )
         return self.encode((moment, moment), like, None)
 
-    @partial(jax.jit, static_argnums=0, inline=True)
+    @partial(jax.jit, static_argnums=0)
     def decode(self, stored: jax.Array, scale: jax.Array | None) -> jax.Array:
         scale = _present(scale)
         if not stored.size:
@@ -103,13 +121,15 @@ class BlockFormat:
         in_blocks = split(stored, scale.shape[-1])
         return join(codes.decode(in_blocks, scale[..., None]), stored)
 
-    @partial(jax.jit, static_argnums=0, inline=True)
+    @partial(jax.jit, static_argnums=0)
     def encode(self, values: Twice, like: Pair, seed: jax.Array | None) -> Pair:
         stored, old_scale = like[0], _present(like[1])
         if not stored.size:
             return like
-        whole, x = (split(cast(v, old_scale.dtype), old_scale.shape[-1]) for v in values)
-        scale = codes.block_scale(whole, stored.dtype)
+        for_scale, x = (
+            split(cast(v, old_scale.dtype), old_scale.shape[-1]) for v in values
+        )
+        scale = codes.block_scale(for_scale, stored.dtype)
         chance = None
         if seed is not None:
             chance = uniform(hash_bits(x.shape, seed)).astype(x.dtype)

@@ -1,5 +1,6 @@
 """Low-precision state around any transformation."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ import optax
 
 from rmsprop_optax._foundation._axes import varying_seed
 from rmsprop_optax._foundation._checks import checked_inner
-from rmsprop_optax._foundation._reevaluation import trace
-from rmsprop_optax._foundation._state_leaves import Owner, owner_of
+from rmsprop_optax._foundation._state_check import check_states, is_inside_check
+from rmsprop_optax._foundation._state_fields import register, state_fields
+from rmsprop_optax._foundation._state_leaves import Part, parts_of
 from rmsprop_optax._foundation._trees import (
     Keys,
     is_inexact,
@@ -20,8 +22,8 @@ from rmsprop_optax._foundation._trees import (
     rebuild,
 )
 from rmsprop_optax._foundation._types import PyTree, Tracer
-from rmsprop_optax.storage._blocks import block_count, shards_of_last_axis
-from rmsprop_optax.storage._formats import BlockFormat, Twice
+from rmsprop_optax.storage._blocks import block_count, block_counts, shards_of_last_axis
+from rmsprop_optax.storage._formats import CODES, BlockFormat, FloatFormat, Twice
 from rmsprop_optax.storage._moment_storage import MomentStorage, Storage, as_storage
 from rmsprop_optax.storage._rounding import next_seed
 
@@ -34,14 +36,17 @@ class LowPrecisionState(NamedTuple):
         replaced by its stored form, in the parameter's shape.
       scales: For ``"int8"``, a tuple with one tree for each moment, in the order of the
         inner state. Each tree is like the parameters and holds the scales of the blocks:
-        the parameter's shape, with the blocks along the last axis; None where a moment is
-        stored in full. For a floating dtype the tuple is empty.
+        the parameter's shape, with the blocks along the last axis; the number 0 where a
+        moment is stored in full. For a floating dtype the tuple is empty.
       seed: The uint32 seed of the next stochastic rounding; None: rounding is to nearest.
     """
 
     inner_state: PyTree
     scales: tuple[PyTree, ...]
     seed: jax.Array | None
+
+
+register(LowPrecisionState, state_fields(scales="second_moment"))
 
 
 def low_precision(
@@ -51,7 +56,8 @@ def low_precision(
 
     At each step the moments are decoded, ``inner`` runs on them in float32 or wider, and
     they are encoded again; XLA fuses the three into the loops of the step. Moments are
-    the arrays of the inner state that have a parameter's path and shape.
+    the arrays of the inner state that stand in the place of a parameter, as
+    `optax.tree.map_params` finds it, and have its shape.
 
     Args:
       inner: Any transformation, such as `optax.adam`.
@@ -95,7 +101,7 @@ def low_precision(
     fmt, stochastic = chosen.format, chosen.rounding == "stochastic"
 
     def init_fn(params: PyTree) -> PyTree:
-        inner_state, scales = _init_moments(chosen, inner.init(params), params)
+        inner_state, scales = _init_moments(chosen, inner, params)
         return LowPrecisionState(
             inner_state=inner_state,
             scales=scales,
@@ -107,37 +113,38 @@ def low_precision(
     ) -> tuple[PyTree, PyTree]:
         leaves, structure = jax.tree.flatten(state.inner_state)
         scales = _scales(state)
-        stored = [scale is not None for scale in scales]
-        if not chosen.in_blocks:
-            stored = _are_narrow(chosen, state.inner_state, updates)
-        wide = [
-            fmt.decode(x, scale) if is_stored else x
-            for x, scale, is_stored in zip(leaves, scales, stored, strict=True)
-        ]
+        _check_blocks(chosen, leaves, scales)
+        stored = {
+            i: keys
+            for moment in _moments(chosen, inner, updates, state.inner_state)
+            for keys, i in moment.numbers.items()
+            if leaves[i].dtype in fmt.dtypes
+        }
+        wide = {i: fmt.decode(leaves[i], scales[i]) for i in stored}
 
         def update(moments: dict[int, Any]) -> tuple[PyTree, list[Any]]:
-            given = dict(enumerate(wide)) | moments
-            inner_state = structure.unflatten(given.values())
+            given = [moments.get(i, leaf) for i, leaf in enumerate(leaves)]
+            inner_state = structure.unflatten(given)
             new = inner.update(updates, inner_state, params, **extra_args)
             return new[0], structure.flatten_up_to(new[1])
 
-        moments = {i: x for i, x in enumerate(wide) if stored[i]}
-        new_updates, new, twice = _evaluate(update, moments)
-        unchanged = _without_gradient(state.inner_state, updates)
-        for i, is_stored in enumerate(stored):
-            if is_stored and i in unchanged:
+        new_updates, new, twice = _evaluate(update, wide)
+        gradients = dict(leaves_with_keys(updates))
+        for i, param in stored.items():
+            if gradients[param] is None:  # rounding would move it
                 new[i] = leaves[i]
-            elif is_stored:
-                seed = _leaf_seed(state.seed, i, new[i])
-                pair = leaves[i], scales[i]
-                new[i], scales[i] = fmt.encode(twice[i], pair, seed)
+            else:
+                seed = state.seed
+                if seed is not None:
+                    seed = _leaf_seed(varying_seed(seed, new[i]), np.uint32(i))
+                new[i], scales[i] = fmt.encode(twice[i], (leaves[i], scales[i]), seed)
         return new_updates, LowPrecisionState(
             inner_state=structure.unflatten(new),
             scales=_like(state.scales, scales),
             seed=None if state.seed is None else next_seed(state.seed),
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 def _evaluate(
@@ -145,86 +152,149 @@ def _evaluate(
 ) -> tuple[PyTree, list[Any], list[Twice]]:
     """The updates, the new state, and each array of it twice, for `Format.encode`.
 
-    In a compiled step on a CPU, the update is evaluated again for each. Otherwise XLA
-    writes to memory what the loops of updates, scales and codes have in common.
+    XLA writes to memory what the loops of updates, scales and codes have in common. So
+    a compiled step evaluates the update for each of them, from moments that are rounded
+    to more bits than they have: the same numbers, which XLA takes for others.
     """
-    is_traced = any(isinstance(x, Tracer) for x in moments.values())
-    if is_traced and jax.default_backend() == "cpu":
-        step = trace(update, moments)
-        if not step.closed.effects:
-            (updates, new), (_, first), (_, second) = step.turns(3)
-            return updates, new, list(zip(first, second, strict=True))
-        updates, new = step.run()
-    else:
+    if not any(isinstance(x, Tracer) for x in moments.values()):
         updates, new = update(moments)
-    return updates, new, [(x, x) for x in new]
+        return updates, new, [(x, x) for x in new]
+    step = jax.jit(update)  # traced once
+    updates, new = step(moments)
+    if step.trace(moments).jaxpr.effects:  # a live rate is read once
+        return updates, new, [(x, x) for x in new]
+    (_, first), (_, second) = (step(_rounded(moments, turn)) for turn in (1, 2))
+    return updates, new, list(zip(first, second, strict=True))
+
+
+def _rounded(moments: dict[int, jax.Array], more: int) -> dict[int, jax.Array]:
+    """The same numbers, rounded to so many bits more than they have."""
+
+    def rounded(x: jax.Array) -> jax.Array:
+        bits = jnp.finfo(x.dtype)
+        return jax.lax.reduce_precision(x, bits.nexp, bits.nmant + more)
+
+    return jax.tree.map(rounded, moments)
+
+
+class _Moment(NamedTuple):
+    """A part of the inner state that is stored, as far as the storage includes it.
+
+    Attributes:
+      signed: Whether it can be negative.
+      numbers: By the path of a parameter, which array of the inner state is its moment.
+    """
+
+    signed: bool
+    numbers: dict[Keys, int]
+
+
+def _moments(
+    storage: MomentStorage,
+    inner: optax.GradientTransformation,
+    params: PyTree,
+    state: PyTree,
+) -> list[_Moment]:
+    """The moments in a state, in its order."""
+    found = []
+    for part in parts_of(inner, params, state):
+        role = storage.role_of(part.kind, part.field)
+        if role in ("second_moment", "signed"):
+            found.append(_Moment(role == "signed", _numbers(part)))
+    return found
+
+
+def _numbers(part: Part) -> dict[Keys, int]:
+    """The arrays that stand in the place of a parameter, not in a list below it."""
+    return {m.param: m.number for m in part.members if not m.below}
 
 
 def _init_moments(
-    storage: MomentStorage, state: PyTree, params: PyTree
+    storage: MomentStorage, inner: optax.GradientTransformation, params: PyTree
 ) -> tuple[PyTree, Any]:
     """The inner state with its moments stored, and their scales."""
+    state = inner.init(params)
     known = dict(leaves_with_keys(params))
-    stored: list[Any] = []
-    moments: dict[Keys, dict[Keys, Any]] = {}
-    for keys, leaf in leaves_with_keys(state, is_leaf=None):
-        owner = owner_of(keys, known)
-        x, scale = _init_leaf(storage, keys, leaf, owner, known)
-        stored.append(x)
-        if owner is not None and scale is not None:
-            moment = keys[: len(keys) - len(owner.keys)]
-            moments.setdefault(moment, {})[owner.keys] = scale
-    # `optax.tree.map_params` calls `init` with a placeholder. With one leaf here it
-    # leaves the scales alone: their tree is not that of the parameters.
-    scales: Any = np.zeros((), np.float32) if storage.in_blocks else ()
-    if known:
-        trees = moments.values()
-        scales = tuple(rebuild(params, [*map(tree.get, known)]) for tree in trees)
-    return jax.tree.structure(state).unflatten(stored), scales
-
-
-def _init_leaf(
-    storage: MomentStorage,
-    keys: Keys,
-    leaf: Any,
-    owner: Owner | None,
-    params: dict[Keys, Any],
-) -> tuple[Any, Any]:
-    """What is stored of an array of the inner state, and its scales."""
-    if storage.in_blocks and _is_code(leaf):
-        raise ValueError(
-            f"The state '{path_of(keys)}' of the inner transformation is in 8 bits "
-            'already: use `low_precision(tx, "int8")` once.'
+    stored, structure = jax.tree.flatten(state)
+    wanted = {
+        keys for keys, p in known.items() if _is_array(p) and _includes(storage, keys, p)
+    }
+    _check_known(storage, inner, params, state, wanted)
+    trees, count = [], 0
+    for moment in _moments(storage, inner, params, state):
+        scales: dict[Keys, Any] = {}
+        for keys, i in moment.numbers.items():
+            leaf, scale = stored[i], None
+            if keys in wanted and _can_be_stored(leaf, known[keys]):
+                blocks = _blocks(storage, keys, known[keys]) if storage.in_blocks else 1
+                stored[i], scale = storage.format.init(
+                    leaf, signed=moment.signed, blocks=blocks
+                )
+                count += 1
+            # A number, and not None, so that a tree of specs fits the scales too.
+            scales[keys] = jnp.zeros([], jnp.float32) if scale is None else scale
+        trees.append(rebuild(params, [*map(scales.get, known)]))
+    if wanted and not count and not is_inside_check():
+        warnings.warn(
+            f"No moment is stored as {storage.kind!r}: the state of the transformation "
+            "has no real array of a parameter's shape in a field that is known to be a "
+            "moment. Complex moments are stored as they are (use `split_complex` around "
+            "`low_precision`); for another field say what it holds, "
+            f"`MomentStorage({storage.kind!r}, fields={{...}})`.",
+            stacklevel=4,
         )
-    if owner is None or jnp.shape(leaf) != np.shape(params[owner.keys]):
-        return leaf, None
-    param, path = params[owner.keys], path_of(owner.keys)
+    return structure.unflatten(stored), tuple(trees) if storage.in_blocks else ()
+
+
+def _check_known(
+    storage: MomentStorage,
+    inner: optax.GradientTransformation,
+    params: PyTree,
+    state: PyTree,
+    wanted: set[Keys],
+) -> None:
+    """That it is known of each field that would be stored whether it is negative."""
+    known, leaves = dict(leaves_with_keys(params)), leaves_with_keys(state, is_leaf=None)
+    for keys, leaf in leaves:
+        if storage.in_blocks and _is_code(leaf):
+            raise ValueError(
+                f"The state '{path_of(keys)}' of the inner transformation is in 8 bits "
+                'already: use `low_precision(tx, "int8")` once.'
+            )
+    for part in parts_of(inner, params, state):
+        if storage.role_of(part.kind, part.field) is not None:
+            continue
+        for param, i in _numbers(part).items():
+            keys, leaf = leaves[i]
+            if param in wanted and _can_be_stored(leaf, known[param]):
+                kind = "no class" if part.kind is None else part.kind.__name__
+                raise ValueError(
+                    f"The state '{path_of(keys)}' is in a field '{part.field}' of "
+                    f"{kind}, which is not known: say what it holds with "
+                    f"`MomentStorage({storage.kind!r}, fields={{'{part.field}': "
+                    '"signed"})`, or "second_moment" for one that is never negative, or '
+                    '"full" to store it as it is.'
+                )
+
+
+def _is_array(p: Any) -> bool:
+    return hasattr(p, "shape") or is_inexact(p)
+
+
+def _can_be_stored(leaf: Any, param: Any) -> bool:
     is_real = is_inexact(leaf) and not jnp.iscomplexobj(leaf)
-    if not is_real or not storage.includes(path, param):
-        return leaf, None
-    role = storage.role_of(owner.field)
-    if role is None:
-        raise _unknown_field(storage, keys, owner)
-    if role == "full":
-        return leaf, None
-    blocks = _blocks(storage, path, param) if storage.in_blocks else 1
-    return storage.format.init(leaf, signed=role == "signed", blocks=blocks)
+    return is_real and jnp.shape(leaf) == np.shape(param)
 
 
-def _unknown_field(storage: MomentStorage, keys: Keys, owner: Owner) -> ValueError:
-    return ValueError(
-        f"The state '{path_of(keys)}' is in a field '{owner.field}' that is not known: "
-        f"say what it holds with `MomentStorage({storage.kind!r}, "
-        f"fields={{'{owner.field}': "
-        '"signed"})`, or "second_moment" for one that is never negative, or "full" to '
-        "store it as it is."
-    )
+def _includes(storage: MomentStorage, keys: Keys, param: Any) -> bool:
+    return storage.includes(path_of(keys), param)
 
 
-def _blocks(storage: MomentStorage, path: str, param: Any) -> int:
+def _blocks(storage: MomentStorage, keys: Keys, param: Any) -> int:
     last, shards = param.shape[-1], shards_of_last_axis(param)
     blocks = block_count(last, storage.block_size, shards)
     if blocks is None:
+        path = path_of(keys)
         raise ValueError(
             f"The last axis of parameter '{path}', of size {last} on {shards} devices, "
             "can't be cut into blocks that fit its shards: exclude it with "
@@ -233,43 +303,75 @@ def _blocks(storage: MomentStorage, path: str, param: Any) -> int:
     return blocks
 
 
-def _without_gradient(state: PyTree, updates: PyTree) -> set[int]:
-    """The arrays of the state whose parameter has no gradient: rounding leaves them."""
-    known = dict(leaves_with_keys(updates))
-    if all(g is not None for g in known.values()):
-        return set()
-    leaves = leaves_with_keys(state, is_leaf=None)
-    owners = [owner_of(keys, known) for keys, _ in leaves]
-    return {i for i, o in enumerate(owners) if o is not None and known[o.keys] is None}
+def _check_blocks(storage: MomentStorage, codes: list[Any], scales: list[Any]) -> None:
+    """That codes are in blocks of this size, on whatever number of shards."""
+    for x, scale in zip(codes, scales, strict=True):
+        if scale is None or not x.size or not storage.in_blocks:
+            continue
+        last, count = x.shape[-1], scale.shape[-1]
+        if count not in block_counts(last, storage.block_size):
+            raise ValueError(
+                f"`opt_state` holds codes in {count} blocks for an axis of {last}, and "
+                f"`block_size` is {storage.block_size}: the state was made with another "
+                "size. Store it anew with `encode_state(opt_state, tx.init(params))`."
+            )
 
 
-def _are_narrow(storage: MomentStorage, state: PyTree, updates: PyTree) -> list[bool]:
-    """Which arrays of the state are moments in the dtype of the storage."""
-    known = dict(leaves_with_keys(updates))
-    dtype = jnp.dtype(storage.kind)
-
-    def is_narrow(keys: Keys, leaf: Any) -> bool:
-        if jnp.result_type(leaf) != dtype:
-            return False
-        owner = owner_of(keys, known)
-        if owner is None or storage.role_of(owner.field) not in (
-            "second_moment",
-            "signed",
-        ):
-            return False
-        # One array as parameters has the empty path, which a hyperparameter has too.
-        return bool(owner.keys) or jnp.shape(leaf) == jnp.shape(known[()])
-
-    leaves = leaves_with_keys(state, is_leaf=None)
-    return [is_narrow(keys, leaf) for keys, leaf in leaves]
+@jax.jit
+def _leaf_seed(seed: jax.Array, number: Any) -> jax.Array:
+    """A seed for one array."""
+    return next_seed(seed + number * np.uint32(0x632BE5AB))
 
 
-def _leaf_seed(seed: jax.Array | None, index: int, x: jax.Array) -> jax.Array | None:
-    """A seed for one array, and for the shard of it that a device has."""
-    if seed is None:
-        return None
-    seed = seed + np.uint32(index * 0x632BE5AB % 2**32)
-    return next_seed(varying_seed(seed, x))
+def encode_state(opt_state: PyTree, like: PyTree) -> PyTree:
+    """A state with its moments stored as those of another state of the same optimizer.
+
+    A run goes on with other storage: 8 bits in blocks of another size, another dtype, or
+    none before. Moments are rounded to nearest once. The seed of the stochastic rounding
+    is that of ``opt_state``, if it has one.
+
+    Args:
+      opt_state: The state of the run, with or without
+        [`LowPrecisionState`][rmsprop_optax.LowPrecisionState].
+      like: The state that the transformation that goes on makes, ``tx.init(params)``.
+
+    Returns:
+      A state of the structure, dtypes and block sizes of ``like``, which may be without
+      low precision.
+
+    Raises:
+      ValueError: For states of different optimizers.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_optax import MomentStorage, decode_state, encode_state, rmsprop
+      >>> blocks = [MomentStorage("int8", size, min_size=0) for size in (2, 4)]
+      >>> old, new = (rmsprop(moment_storage=storage) for storage in blocks)
+      >>> params = jnp.array([1.0, 2.0, 3.0, 4.0])
+      >>> _, state = old.update(params, old.init(params), params)
+      >>> state = encode_state(state, new.init(params))
+      >>> _, state = new.update(params, state, params)
+    """
+    places, structure = jax.tree.flatten(like, is_leaf=_is_low)
+    try:
+        known = structure.flatten_up_to(decode_state(opt_state))
+    except ValueError as error:
+        raise ValueError(
+            "`opt_state` and `like` are not states of one optimizer with other storage: "
+            f"{error}"
+        ) from error
+    seeds = [x.seed for x in jax.tree.leaves(opt_state, is_leaf=_is_low) if _is_low(x)]
+    lows = [place for place in places if _is_low(place)]
+    seeds = iter(seeds if len(seeds) == len(lows) else [None] * len(lows))
+    new = [
+        _encode(place, x, next(seeds)) if _is_low(place) else _cast_like(place, x)
+        for place, x in zip(places, known, strict=True)
+    ]
+    return structure.unflatten(new)
+
+
+def _is_low(node: Any) -> bool:
+    return isinstance(node, LowPrecisionState)
 
 
 def decode_state(state: PyTree) -> PyTree:
@@ -295,11 +397,7 @@ def decode_state(state: PyTree) -> PyTree:
       >>> print([f"{x:.3f}" for x in optax.tree.get(decode_state(state), "nu")])
       ['0.100', '0.400', '0.900']
     """
-
-    def is_low(node: Any) -> bool:
-        return isinstance(node, LowPrecisionState)
-
-    return jax.tree.map(lambda x: _decode(x) if is_low(x) else x, state, is_leaf=is_low)
+    return jax.tree.map(lambda x: _decode(x) if _is_low(x) else x, state, is_leaf=_is_low)
 
 
 def _decode(state: LowPrecisionState) -> PyTree:
@@ -311,35 +409,47 @@ def _decode(state: LowPrecisionState) -> PyTree:
     return structure.unflatten(values)
 
 
-def encode_state(state: LowPrecisionState, inner_state: PyTree) -> LowPrecisionState:
+def _encode(
+    state: LowPrecisionState, inner_state: PyTree, seed: Any
+) -> LowPrecisionState:
     """``state`` with another inner state in it, stored as before, rounded to nearest."""
     codes, structure = jax.tree.flatten(state.inner_state)
-    values = structure.flatten_up_to(inner_state)
-    scales = _scales(state)
+    values, scales = structure.flatten_up_to(inner_state), _scales(state)
     for i, scale in enumerate(scales):
-        if scale is not None:
+        if scale is None:
+            values[i] = _cast_like(codes[i], values[i])
+        else:
             twice = values[i], values[i]
-            pair = BlockFormat().encode(twice, (codes[i], scale), None)
-            values[i], scales[i] = pair
+            values[i], scales[i] = BlockFormat().encode(twice, (codes[i], scale), None)
     return LowPrecisionState(
         inner_state=structure.unflatten(values),
         scales=_like(state.scales, scales),
-        seed=state.seed,
+        seed=state.seed if seed is None or state.seed is None else seed,
     )
 
 
+def _cast_like(like: Any, x: Any) -> Any:
+    if not is_inexact(like) or like.dtype == x.dtype:
+        return x
+    return FloatFormat(like.dtype).encode((x, x), (like, None), None)[0]
+
+
 def _is_code(leaf: Any) -> bool:
-    return getattr(leaf, "dtype", None) in (np.dtype("uint8"), np.dtype("int8"))
+    return getattr(leaf, "dtype", None) in CODES
 
 
 def _scales(state: LowPrecisionState) -> list[Any]:
     """For each array of the inner state its scales; None where it is not coded."""
-    scales = iter(jax.tree.leaves(state.scales))
+    scales = iter(filter(_has_blocks, jax.tree.leaves(state.scales)))
     leaves = jax.tree.leaves(state.inner_state)
     return [next(scales, None) if _is_code(leaf) else None for leaf in leaves]
 
 
 def _like(scales: PyTree, new: list[Any]) -> PyTree:
     """The scales that are not None, in the tree of ``scales``."""
-    present = [scale for scale in new if scale is not None]
-    return jax.tree.structure(scales).unflatten(present) if present else scales
+    present = iter(scale for scale in new if scale is not None)
+    return jax.tree.map(lambda x: next(present) if _has_blocks(x) else x, scales)
+
+
+def _has_blocks(scale: Any) -> bool:
+    return jnp.ndim(scale) > 0

@@ -14,20 +14,13 @@ from rmsprop_optax._foundation._checks import (
     check_mapping,
     check_whole_number,
 )
-from rmsprop_optax._foundation._state_leaves import SECOND_MOMENTS
+from rmsprop_optax._foundation._state_fields import holds
 from rmsprop_optax.storage._formats import BlockFormat, FloatFormat, Format
 
 INT8 = "int8"
 _LEAST_IN_BLOCKS = 4096
 
 Role = Literal["second_moment", "signed", "full"]
-
-_ROLES: dict[str, Role] = {
-    **dict.fromkeys(SECOND_MOMENTS, "second_moment"),
-    **dict.fromkeys(("mu", "trace", "m", "momentum", "prev_grad"), "signed"),
-    # Averages of the parameters and sums of gradients are not moments.
-    **dict.fromkeys(("ema", "acc_grads", "values", "slow", "hyperparams"), "full"),
-}
 
 
 @dataclass(frozen=True)
@@ -41,9 +34,9 @@ class MomentStorage:
     $r_{max} / 255$ (by half a step with rounding to nearest): 0.4 % for the largest root
     of the block, 4 % for a root one tenth as large. Zero stays zero. A second moment that
     is not zero is at least one step, so no denominator vanishes. An infinity counts as
-    the largest finite number. A NaN makes its block NaN. Other moments have a sign and
-    127 steps. Blocks are cut along the last axis, and codes have the shape of the
-    parameter, so its sharding fits.
+    the largest finite number. A NaN makes its block NaN, and so does a negative second
+    moment. Other moments have a sign and 127 steps. Blocks are cut along the last axis,
+    and codes have the shape of the parameter, so its sharding fits.
 
     Rounding is stochastic by default: up or down with the probabilities that make it
     right in expectation. With rounding to nearest, an average stops moving as soon as its
@@ -63,8 +56,8 @@ class MomentStorage:
       exclude: A function of the path of a parameter (``encoder/bias``) and of the
         parameter. It returns True if the moments should be stored unchanged.
       fields: What the fields of the inner state hold, by name: ``"second_moment"``,
-        ``"signed"``, or ``"full"`` (stored unchanged). The fields of the states of Optax
-        and of this library, such as ``nu``, ``mu`` and ``trace``, are already known.
+        ``"signed"``, or ``"full"`` (stored unchanged). It is already known of the classes
+        of states of Optax and of this library, such as `optax.ScaleByAdamState`.
       seed: The seed of the stochastic rounding. The same seed gives the same run, to the
         bit.
 
@@ -81,9 +74,10 @@ class MomentStorage:
       moment  leaf      bytes  a parameter
       nu      bias      2,048         4.00
       nu      kernel  131,072         1.00
+      scales  bias          4         0.01
       scales  kernel    4,096         0.03
       seed                  4
-      total           137,220         1.04
+      total           137,224         1.04
 
     References:
       Dettmers et al., [8-bit Optimizers via Block-wise
@@ -125,9 +119,11 @@ class MomentStorage:
         """Whether values are stored as codes in blocks."""
         return isinstance(self.kind, str) and self.kind == INT8
 
-    def role_of(self, field: str) -> Role | None:
-        """What a field of a state holds; None: nobody said."""
-        return (self.fields or {}).get(field) or _ROLES.get(field)
+    def role_of(self, kind: type | None, field: str) -> Role | None:
+        """What a field of a class of states holds; None: nobody said."""
+        said = (self.fields or {}).get(field)
+        known = holds(kind, field)
+        return said or ("full" if known == "sum" else known)
 
     def includes(self, path: str, param: Any) -> bool:
         """Whether the moments of a parameter are stored this way."""

@@ -25,6 +25,7 @@ from rmsprop_optax._foundation._dtypes import (
 )
 from rmsprop_optax._foundation._leafwise import map_moments
 from rmsprop_optax._foundation._schedules import next_count
+from rmsprop_optax._foundation._state_fields import register, state_fields
 from rmsprop_optax._foundation._state_leaves import check_has_classes
 from rmsprop_optax._foundation._trees import is_leaf, unbox
 from rmsprop_optax._foundation._types import Count, PyTree, Scalar
@@ -41,6 +42,9 @@ class AverageParamsState(NamedTuple):
 
     count: jax.Array
     ema: PyTree
+
+
+register(AverageParamsState, state_fields(ema="full"))
 
 
 def average_params(

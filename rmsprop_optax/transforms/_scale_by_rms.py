@@ -16,6 +16,7 @@ from rmsprop_optax._foundation._checks import (
 )
 from rmsprop_optax._foundation._leafwise import init_moment, map_moments
 from rmsprop_optax._foundation._schedules import next_count
+from rmsprop_optax._foundation._state_fields import register, state_fields
 from rmsprop_optax._foundation._types import PyTree, Scalar
 
 
@@ -29,6 +30,9 @@ class ScaleByRmsWithCountState(NamedTuple):
 
     count: jax.Array
     nu: PyTree
+
+
+register(ScaleByRmsWithCountState, state_fields(nu="second_moment"))
 
 
 def scale_by_rms(

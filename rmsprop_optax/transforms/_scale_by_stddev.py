@@ -17,6 +17,7 @@ from rmsprop_optax._foundation._checks import (
 )
 from rmsprop_optax._foundation._leafwise import init_moment, map_moments
 from rmsprop_optax._foundation._schedules import next_count
+from rmsprop_optax._foundation._state_fields import register, state_fields
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree, Scalar
 
@@ -50,6 +51,11 @@ class ScaleByStddevWithCountState(NamedTuple):
     row_counts: PyTree
     mu: PyTree
     nu: PyTree
+
+
+_MOMENTS = state_fields(mu="signed", nu="second_moment")
+register(ScaleByStddevState, _MOMENTS)
+register(ScaleByStddevWithCountState, _MOMENTS)
 
 
 def scale_by_stddev(

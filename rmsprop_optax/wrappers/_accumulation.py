@@ -22,6 +22,7 @@ from rmsprop_optax._foundation._dtypes import (
 )
 from rmsprop_optax._foundation._leafwise import init_moment
 from rmsprop_optax._foundation._schedules import is_schedule, next_count
+from rmsprop_optax._foundation._state_fields import register, state_fields
 from rmsprop_optax._foundation._trees import (
     is_gradient_leaf,
     is_leaf,
@@ -50,6 +51,9 @@ class AccumulateGradientsState(NamedTuple):
     gradient_step: jax.Array
     acc_grads: PyTree
     inner_state: PyTree
+
+
+register(AccumulateGradientsState, state_fields(acc_grads="sum"))
 
 
 class GradientSums(Protocol):

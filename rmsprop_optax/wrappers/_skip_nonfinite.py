@@ -11,6 +11,7 @@ import optax
 from rmsprop_optax._foundation._axes import check_axis_name
 from rmsprop_optax._foundation._checks import check_whole_number, checked_inner
 from rmsprop_optax._foundation._schedules import next_count
+from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._types import AxisName, Count, PyTree
 from rmsprop_optax.wrappers._cond_update import cond_update
 from rmsprop_optax.wrappers._finite import all_finite
@@ -102,4 +103,4 @@ def skip_nonfinite(
         total = jnp.where(finite, total, next_count(total))
         return outcome.updates, SkipNonfiniteState(in_a_row, total, outcome.state)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))

@@ -56,9 +56,6 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "accumulate_gradients": lambda: ro.accumulate_gradients(ro.scale_by_rms(), 2),
     "skip_nonfinite": lambda: ro.skip_nonfinite(ro.scale_by_rms()),
     "dynamic_loss_scale": lambda: ro.dynamic_loss_scale(ro.scale_by_rms()),
-    "single_pass": lambda: ro.single_pass(
-        ro.rmsprop(momentum=0.9, centered=True), min_size=0
-    ),
     "in_float32": lambda: ro.in_float32(ro.scale_by_rms()),
     "lazy, optax.adam": lambda: ro.sparse.lazy(ro.in_float32(optax.adam(0.1))),
     "low_precision, optax.adam": lambda: ro.sparse.lazy(
@@ -81,8 +78,6 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
 MARKS = {
     # Its programs are the longest, and its parts have rows and tests of their own.
     "rmsprop, int8": [pytest.mark.slow],
-    # The switch is looked for, and `test_single_pass.py` runs this row with it too.
-    "single_pass": [pytest.mark.filterwarnings("ignore:single_pass has no effect")],
 }
 
 # Each mechanism once. Properties that compile large programs are checked on these by
@@ -92,7 +87,6 @@ CORE = {
     "clip_by_global_norm",
     "scale_by_learning_rate, live",
     "dynamic_loss_scale",
-    "single_pass",
     "lazy, optax.adam",
     "low_precision, optax.adam",
     "low_precision, bfloat16",

@@ -1,72 +1,248 @@
-"""The parameter that a leaf of a state belongs to, by its path."""
+"""The parameter that an array of a state belongs to, found by structure."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
+from flax import nnx
 
-from rmsprop_optax import MomentStorage, rmsprop
-from rmsprop_optax._foundation._state_leaves import owner_of
-from rmsprop_optax._foundation._trees import leaves_with_keys
+import rmsprop_optax as ro
+from rmsprop_optax import MomentStorage, sparse
+from rmsprop_optax._foundation._state_leaves import owners_of
+from rmsprop_optax._foundation._trees import path_of
 
-
-def owners(state: Any, params: Any) -> list[tuple[str, str] | None]:
-    """Path and field, for each leaf of a state."""
-    known, found = dict(leaves_with_keys(params)), []
-    for keys, _ in jax.tree_util.tree_leaves_with_path(state):
-        owner = owner_of(keys, known)
-        name = None if owner is None else jax.tree_util.keystr(owner.keys)
-        found.append(None if owner is None else (name, owner.field))
-    return found
+SMALL = MomentStorage("int8", min_size=0)
 
 
-def test_a_moment_is_of_the_parameter_at_the_end_of_its_path() -> None:
-    params = {"a": {"w": jnp.ones(3)}, "w": jnp.ones(2)}
-    state = optax.scale_by_adam().init(params)
-    mu = [("['a']['w']", "mu"), ("['w']", "mu")]
-    nu = [("['a']['w']", "nu"), ("['w']", "nu")]
-    assert owners(state, params) == [None, *mu, *nu]
+def owners(tx: Any, params: Any) -> list[tuple[str, str]]:
+    """Field and path for each array of a state that belongs to a parameter."""
+    state = jax.eval_shape(tx.init, params)
+    found = filter(None, owners_of(tx, params, state))
+    return [(owner.part.field, path_of(owner.keys)) for owner in found]
+
+
+PARAMS = {"a": {"w": jnp.ones((4, 3))}, "w": jnp.ones((2, 3))}
+BOTH = ("a/w", "w")
+LABELS = {"a": "x", "w": "y"}
 
 
 @pytest.mark.parametrize(
-    ("state", "found"),
+    ("tx", "fields"),
     [
-        ({"w": {"w": jnp.ones(1)}}, ("['w']", "")),
-        ({"a": {"w": jnp.ones(1)}}, ("['a']['w']", "")),  # the longest
-        ({"b": jnp.ones(1)}, None),
+        (optax.adam(0.1), ["mu", "nu"]),
+        (
+            optax.chain(optax.trace(0.9), ro.rmsprop(momentum=0.9)),
+            ["trace", "nu", "trace"],
+        ),
+        (optax.inject_hyperparams(ro.rmsprop)(0.1), ["nu"]),
+        (optax.MultiSteps(optax.adam(0.1), 2), ["mu", "nu", "acc_grads"]),
+        (ro.accumulate_gradients(optax.trace(0.9), 2), ["acc_grads", "trace"]),
+        (ro.rmsprop(moment_storage=SMALL), ["nu", "scales"]),
+        (optax.masked(optax.trace(0.9), {"a": {"w": True}, "w": True}), ["trace"]),
+        # `init` needs real parameters, so that `optax.tree.map_params` can't tell.
+        (optax.partition({"x": ro.rmsprop(), "y": ro.rmsprop()}, LABELS), ["nu", "nu"]),
+        (optax.scale_by_lbfgs(2), ["params", "updates", *2 * ["diff_params_memory"]]),
     ],
 )
-def test_the_longest_path(state: Any, found: tuple[str, str] | None) -> None:
-    params = {"a": {"w": jnp.ones(3)}, "w": jnp.ones(2)}
-    assert owners(state, params) == [found]
+def test_moments_belong_to_the_parameter_in_their_place(tx: Any, fields: Any) -> None:
+    found = owners(tx, PARAMS)
+    if len(fields) == 4:  # of L-BFGS
+        assert {path for _, path in found} == {*BOTH}
+        return
+    if "y" in str(fields) or len(found) == len(fields):  # of a partition
+        assert found == [("nu", "a/w"), ("nu", "w")]
+        return
+    assert found == [(field, path) for field in fields for path in BOTH]
 
 
-def test_a_field_of_the_state_is_not_a_key_of_the_parameters() -> None:
-    params = {"nu": jnp.ones(3), "count": jnp.ones(3)}
-    state = optax.scale_by_adam().init(params)
-    assert owners(state, params)[0] is None  # its `count` is an attribute
+def test_arrays_below_the_place_of_a_parameter() -> None:
+    """`optax.sm3` keeps a list of arrays for each parameter."""
+    found = owners(optax.scale_by_sm3(), PARAMS)
+    assert found == [("mu", p) for p in BOTH for _ in range(2)] + [
+        ("nu", p) for p in BOTH
+    ]
 
 
-@pytest.mark.parametrize("storage", [None, MomentStorage("int8", min_size=0)])
-def test_the_number_of_a_transformation_is_not_that_of_a_parameter(storage: Any) -> None:
-    """A list of parameters has the same numbers in its paths as a chain."""
-    params = [jnp.ones((rows, 4)) for rows in (2, 3, 5)]
-    state = rmsprop(momentum=0.9, moment_storage=storage).init(params)
-    known = dict(leaves_with_keys(params))
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(state):
-        owner = owner_of(keys, known)
-        if leaf.ndim:
-            assert owner is not None
-            assert known[owner.keys].shape[0] == leaf.shape[0]
-        else:
-            assert owner is None
+def test_a_transformation_that_has_no_place_for_parameters() -> None:
+    assert owners(optax.flatten(optax.adam(0.1)), PARAMS) == []
 
 
-def test_fields_of_parameters_that_are_named_like_those_of_states() -> None:
-    """A NamedTuple of parameters with the fields nu and mu."""
-    params = optax.ScaleByAdamState(count=jnp.ones(2), mu=jnp.ones(3), nu=jnp.ones(4))
-    state = optax.trace(0.9).init(params)
-    found = owners(state, params)
-    assert found == [(".count", "trace"), (".mu", "trace"), (".nu", "trace")]
+@pytest.mark.parametrize("tx", [optax.lbfgs(), optax.adam(0.1)])
+def test_one_array_as_parameters(tx: Any) -> None:
+    params = jnp.ones((4, 3))
+    state = tx.init(params)
+    for leaf, owner in zip(
+        jax.tree.leaves(state), owners_of(tx, params, state), strict=True
+    ):
+        if owner is not None:
+            assert owner.keys == ()
+            assert leaf.shape[-2:] == (4, 3)
+    assert any(owners_of(tx, params, state))
+
+
+# Names that states and hyperparameters have too.
+NAMES = sorted(
+    {
+        *(
+            "count",
+            "nu",
+            "mu",
+            "trace",
+            "ema",
+            "seed",
+            "scales",
+            "inner_state",
+            "acc_grads",
+        ),
+        *("gradient_step", "loss_scale", "notfinite_count", "row_counts", "hyperparams"),
+        *("learning_rate", "rho", "momentum", "epsilon", "b1", "b2", "eps", "decay"),
+        *("weight_decay", "rows", "values", "indices", "params", "updates", "w"),
+    }
+)
+TRANSFORMATIONS = {
+    "schedule": lambda: ro.rmsprop(optax.exponential_decay(0.1, 1, 0.5)),
+    "bias correction": lambda: ro.rmsprop(bias_correction=True, centered=True),
+    "average": lambda: ro.rmsprop(use_ema=True, ema_momentum=0.5),
+    "bfloat16": lambda: ro.rmsprop(moment_storage="bfloat16"),
+    "injected": lambda: sparse.lazy(optax.inject_hyperparams(optax.adam)(0.1, b1=0.9)),
+    "int8": lambda: sparse.lazy(ro.low_precision(optax.adam(0.1), SMALL)),
+}
+
+
+def _run(tx: Any, tree: Any, frozen: bool) -> list[np.ndarray]:
+    """Three steps of a tree of two leaves, the second of which may have no gradient."""
+    leaves, structure = jax.tree.flatten(tree)
+    params, state = tree, tx.init(tree)
+    update = jax.jit(tx.update)
+    for step in range(3):
+        gradients = [jnp.cos(p + step) for p in leaves]
+        if frozen:
+            gradients[1] = None
+        updates, state = update(structure.unflatten(gradients), state, params)
+        leaves = [
+            p if u is None else p + u
+            for p, u in zip(leaves, structure.flatten_up_to(updates), strict=True)
+        ]
+        params = structure.unflatten(leaves)
+    return [np.asarray(x) for x in (*leaves, *jax.tree.leaves(state))]
+
+
+def _trees(first: str, second: str) -> dict[str, Any]:
+    """Two leaves under these names, in the containers that have names."""
+    x, y = jnp.linspace(0, 1, 64).reshape(4, 16), jnp.ones((2, 16))
+    names = {first: x, second: y}
+    kinds = {"dict": names}
+    if first.isidentifier() and second.isidentifier():
+        fields = [(name, jax.Array) for name in names]
+        kinds["NamedTuple"] = NamedTuple("Params", fields)(x, y)
+        module = type("Model", (eqx.Module,), {"__annotations__": dict(fields)})
+        kinds["Equinox"] = module(x, y)
+        data = dataclass(type("Data", (), {"__annotations__": dict(fields)}))
+        kinds["dataclass"] = jax.tree_util.register_dataclass(data)(x, y)
+    return kinds
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.parametrize("kind", ["dict", "NamedTuple", "Equinox", "dataclass"])
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
+def test_a_parameter_may_have_any_name(name: str, kind: str, frozen: bool) -> None:
+    rng = np.random.default_rng([len(name), len(kind), frozen])
+    tx = TRANSFORMATIONS[name]()
+    expected = _run(tx, _trees("aaa", "zzz")[kind], frozen)
+    drawn = rng.permutation([n for n in NAMES if n.isidentifier() or kind == "dict"])
+    for taken in drawn[:3]:  # a dictionary sorts its keys: the first is the first
+        tree = _trees("AAA", str(taken)).get(kind)
+        for found, wanted in zip(_run(tx, tree, frozen), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted, err_msg=taken)
+
+
+@pytest.mark.parametrize("taken", ["count", "learning_rate", "nu"])
+def test_a_parameter_of_nnx_may_have_any_name(taken: str) -> None:
+    def run(name: str) -> list[Any]:
+        model = nnx.Module()
+        model.AAA, frozen = nnx.Param(jnp.ones((4, 16))), nnx.Variable(jnp.ones(2))
+        setattr(model, name, nnx.Param(jnp.ones((2, 16))))
+        model.other = frozen
+        tx = ro.rmsprop(optax.exponential_decay(0.1, 1, 0.5), moment_storage=SMALL)
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        for _ in range(3):
+            grads = nnx.grad(
+                lambda m: jnp.sum(m.AAA**2) + jnp.sum(jnp.sin(getattr(m, name)))
+            )(model)
+            optimizer.update(model, grads)
+        return jax.tree.leaves((nnx.state(model, nnx.Param), nnx.state(optimizer)))
+
+    for found, wanted in zip(run(taken), run("zzz"), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_an_untrained_counter_of_a_module_is_no_gradient() -> None:
+    class Model(eqx.Module):
+        w: jax.Array
+        count: jax.Array
+
+    model = Model(jnp.ones(2), jnp.zeros((), jnp.int32))
+    tx = ro.rmsprop(0.1, bias_correction=True)
+    state = tx.init(eqx.filter(model, eqx.is_inexact_array))
+    grads = eqx.filter_grad(lambda m: jnp.sum(m.w**2))(model)
+    updates, state = tx.update(grads, state, model)
+    np.testing.assert_allclose(updates.w, -0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        ro.rmsprop(0.1, centered=True),
+        ro.rmsprop(0.1, momentum=0.9),
+        ro.rmsprop(0.1, moment_storage="bfloat16"),
+        ro.rmsprop(optax.constant_schedule(0.1)),
+        ro.dialects.torch(0.1, momentum=0.9),
+        optax.adam(0.1),
+    ],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_state_of_another_configuration_is_refused(made: Any, compiled: bool) -> None:
+    params = {"w": jnp.ones((4, 3))}
+    update = ro.rmsprop(0.1).update
+    update = jax.jit(update) if compiled else update
+    for arguments in ((params,), ()):
+        with pytest.raises(ValueError, match=r"`opt_state` was made by another trans"):
+            update(params, made.init(params), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ("float16", "has dtype float16, not bfloat16"),
+        (MomentStorage("bfloat16", rounding="nearest"), "'seed' is None, not an array"),
+        ("int8", "'inner_state/0/mu/w' has dtype int8, not bfloat16"),
+    ],
+)
+def test_a_state_of_other_storage_is_refused(made: Any, words: str) -> None:
+    params = {"w": jnp.ones((64, 128))}
+    inner = optax.adam(0.1)
+    state = ro.low_precision(inner, made).init(params)
+    with pytest.raises(ValueError, match=words):
+        ro.low_precision(inner, "bfloat16").update(params, state, params)
+
+
+def test_a_state_of_other_parameters_is_refused() -> None:
+    params, other = {"w": jnp.ones((4, 3))}, {"w": jnp.ones((1, 3))}
+    tx = ro.skip_nonfinite(optax.adam(0.1))
+    with pytest.raises(ValueError, match=r"'inner_state/0/mu/w' has shape \(1, 3\)"):
+        tx.update(params, tx.init(other), params)
+
+
+def test_a_state_of_its_own_is_taken() -> None:
+    """Without parameters, with bfloat16 gradients, with None, and inside of wrappers."""
+    params = {"w": jnp.ones((8, 64)), "b": jnp.ones(3)}
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    tx = ro.accumulate_gradients(sparse.lazy(ro.low_precision(optax.adam(0.1), SMALL)), 2)
+    for grads in (params, half, params | {"b": None}, half | {"w": None}):
+        tx.update(grads, tx.init(params), params)
+        tx.update(grads, tx.init(params))

@@ -131,9 +131,12 @@ def test_touched_rows_are_a_table_of_their_own() -> None:
     tx, table = ro.rmsprop(**arguments), _params()["table"]
     whole, state = _run(tx, table, grads)
     small, small_state = _run(tx, table[np.array([1, 4])], [g.values for g in grads])
-    np.testing.assert_allclose(whole[np.array([1, 4])], small, rtol=1e-6)
+    # Numbers of about 1, which some machines round otherwise in a vector of two.
+    np.testing.assert_allclose(whole[np.array([1, 4])], small, rtol=1e-6, atol=1e-6)
     average, small_average = ro.finalize(whole, state), ro.finalize(small, small_state)
-    np.testing.assert_allclose(average[np.array([1, 4])], small_average, rtol=1e-6)
+    np.testing.assert_allclose(
+        average[np.array([1, 4])], small_average, rtol=1e-6, atol=1e-6
+    )
     np.testing.assert_array_equal(average[0], table[0])
 
 

@@ -4,7 +4,7 @@ import itertools
 import pickle
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import equinox as eqx
@@ -210,7 +210,7 @@ def test_which_leaves() -> None:
     assert nu["complex"].dtype == "uint8"  # the mean of |g|² is real
     for name in ("embedding", "bias", "scalar"):
         assert nu[name].dtype == "float32"
-        assert scales[name] is None
+        assert scales[name].shape == ()
     assert nu["kernel"].shape == (64, 100)
     assert nu["kernel"].dtype == "uint8"
     assert state.inner_state.mu["kernel"].dtype == "int8"
@@ -223,20 +223,141 @@ def test_which_leaves() -> None:
 def test_fields_that_are_known_and_those_that_are_not() -> None:
     params = {"w": jnp.ones((64, 64))}
     chain = optax.chain(optax.ema(0.9), ro.average_params())
-    state = ro.low_precision(chain, "int8").init(params)
+    with pytest.warns(UserWarning, match="No moment is stored"):
+        state = ro.low_precision(chain, "int8").init(params)
     assert {x.dtype.name for x in jax.tree.leaves(state) if x.ndim} == {"float32"}
 
-    odd = optax.GradientTransformation(
-        lambda params: optax.EmaState(jnp.zeros(()), params),
+    storage = ro.MomentStorage("int8", fields={"ema": "signed"})
+    state = ro.low_precision(optax.ema(0.9), storage).init(params)
+    assert state.inner_state.ema["w"].dtype == "int8"
+
+
+class Mine(NamedTuple):
+    """A state of a user's, with a field that Optax's states have too."""
+
+    nu: Any
+
+
+def test_a_class_that_is_not_known_is_asked_for() -> None:
+    params = {"w": jnp.ones((64, 64))}
+    mine = optax.GradientTransformation(
+        lambda params: Mine(jax.tree.map(jnp.zeros_like, params)),
         lambda updates, state, params=None: (updates, state),
     )
-    fields = {"ema": "signed"}
-    storage = ro.MomentStorage("int8", fields=fields)
-    state = ro.low_precision(odd, storage).init(params)
-    assert state.inner_state.ema["w"].dtype == "int8"
-    unknown = optax.GradientTransformation(lambda params: {"w": params["w"]}, odd.update)
-    with pytest.raises(ValueError, match=r"The state 'w' is in a field '' .*fields="):
-        ro.low_precision(unknown, "int8").init(params)
+    words = r"The state 'nu/w' is in a field 'nu' of Mine, which is not known: .*fields="
+    with pytest.raises(ValueError, match=words):
+        ro.low_precision(mine, "int8").init(params)
+    storage = ro.MomentStorage("int8", fields={"nu": "signed"})
+    assert (
+        ro.low_precision(mine, storage).init(params).inner_state.nu["w"].dtype == "int8"
+    )
+    bare = optax.GradientTransformation(lambda params: params, mine.update)
+    with pytest.raises(ValueError, match=r"The state 'w' is in a field '' of no class"):
+        ro.low_precision(bare, "int8").init(params)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("sm3", lambda: optax.sm3(0.1)), ("adan", lambda: optax.adan(0.1))],
+)
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_signs_are_kept(name: str, make: Any, rounding: Any) -> None:
+    """Of a momentum called `nu`, and of an average of differences called `v`."""
+    storage = ro.MomentStorage("int8", min_size=0, rounding=rounding)
+    steps = {"exact": make(), "low": ro.low_precision(make(), storage)}
+    signs = jnp.tile(jnp.array([1.0, -1.0]), 32).reshape(8, 8)
+    found = {}
+    for kind, tx in steps.items():
+        update, state = jax.jit(tx.update), tx.init(signs)
+        for step in range(5):
+            found[kind], state = update(signs * (1 + 0.1 * step), state, signs)
+    np.testing.assert_allclose(found["low"], found["exact"], rtol=0.05)
+
+
+def test_a_negative_second_moment_is_nan() -> None:
+    """Never a positive one, in silence."""
+    storage = ro.MomentStorage("int8", min_size=0, fields={"nu": "second_moment"})
+    mine = optax.GradientTransformation(
+        lambda params: Mine(params),
+        lambda updates, state, params=None: (updates, Mine(updates)),
+    )
+    tx, params = ro.low_precision(mine, storage), jnp.ones((2, 64))
+    _, state = jax.jit(tx.update)(params.at[0, 3].set(-1.0), tx.init(params), params)
+    nu = np.asarray(decode_state(state).nu)
+    assert np.isnan(nu[0]).all()
+    np.testing.assert_allclose(nu[1], 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "params"),
+    [
+        (lambda: optax.flatten(optax.adam(0.1)), jnp.zeros((64, 64))),
+        (lambda: optax.adam(0.1), jnp.zeros((64, 64), jnp.complex64)),
+        (lambda: optax.sgd(0.1), jnp.zeros((64, 64))),
+    ],
+)
+def test_where_nothing_is_stored_a_warning_says_so(make: Any, params: Any) -> None:
+    tx = ro.low_precision(make(), "int8")
+    with pytest.warns(UserWarning, match="No moment is stored as 'int8'"):
+        state = tx.init(params)
+    tx.update(params, state, params)  # says it no second time
+
+
+def test_a_state_of_other_blocks() -> None:
+    old, new = (
+        ro.skip_nonfinite(
+            ro.low_precision(optax.adam(0.1), ro.MomentStorage("int8", size, min_size=0))
+        )
+        for size in (64, 16)
+    )
+    params = normal((4, 128))
+    _, state = jax.jit(old.update)(params, old.init(params), params)
+    with pytest.raises(ValueError, match=r"2 blocks .* `block_size` is 16.*encode_state"):
+        jax.jit(new.update)(params, state, params)
+    stored = ro.encode_state(state, new.init(params))
+    chex.assert_trees_all_equal_shapes_and_dtypes(stored, new.init(params))
+    assert stored.inner_state.seed == state.inner_state.seed
+    before, after = (decode_state(x).inner_state[0] for x in (state, stored))
+    np.testing.assert_allclose(
+        after.mu, before.mu, atol=0.02 * float(jnp.abs(before.mu).max())
+    )
+    assert after.count == before.count == 1
+    jax.jit(new.update)(params, stored, params)
+
+
+def test_a_run_goes_on_with_other_storage() -> None:
+    params = normal((8, 64))
+    kinds = [None, "bfloat16", ro.MomentStorage("int8", min_size=0)]
+    txs = [ro.rmsprop(0.1, momentum=0.9, moment_storage=kind) for kind in kinds]
+    for old, new in itertools.permutations(txs, 2):
+        _, state = old.update(params, old.init(params), params)
+        stored = ro.encode_state(state, new.init(params))
+        chex.assert_trees_all_equal_shapes_and_dtypes(stored, new.init(params))
+        before, after = (optax.tree.get(decode_state(x), "nu") for x in (state, stored))
+        np.testing.assert_allclose(np.sqrt(after), np.sqrt(before), rtol=0.01, atol=0.01)
+        new.update(params, stored, params)
+    with pytest.raises(ValueError, match="not states of one optimizer"):
+        ro.encode_state(optax.adam(0.1).init(params), txs[0].init(params))
+
+
+def test_specs_of_parameters_fit_the_state() -> None:
+    """Scales too, where some moments are stored in full."""
+    params = {"w": jnp.zeros((64, 64)), "b": jnp.zeros(64), "none": None}
+    specs = {"w": P("data"), "b": P(), "none": None}
+    tx = ro.low_precision(optax.adam(0.1), "int8")
+    found = optax.tree.map_params(
+        tx,
+        lambda _, spec: spec,
+        tx.init(params),
+        specs,
+        transform_non_params=lambda _: P(),
+    )
+    assert found.scales == (specs, specs)
+    assert found.inner_state[0].nu == specs
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), found)
+    state = jax.device_put(tx.init(params), shardings)
+    assert state.scales[0]["w"].sharding.spec == P("data")
 
 
 @pytest.mark.parametrize(
