@@ -43,6 +43,13 @@ def step(tx: optax.GradientTransformation, held: Any, grads: Any) -> Any:
     return optax.apply_updates(params, updates), state
 
 
+def lower(tx: optax.GradientTransformation, held: Any, grads: Any, _: Any) -> Any:
+    """The program of a step, traced again."""
+    # A new function for each call, because JAX caches what it has traced.
+    program = jax.jit(lambda held, grads: step(tx, held, grads), donate_argnums=0)
+    return program.lower(held, grads)
+
+
 def compile_step(step: Any, held: Any, *given: Any) -> Any:
     """The compiled step, whose first argument is donated."""
     return jax.jit(step, donate_argnums=0).lower(held, *given).compile()

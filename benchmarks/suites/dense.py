@@ -1,7 +1,6 @@
 """A step on dense gradients against every peer; tracing and compilation."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +79,9 @@ def _compilation(count: int, quick: bool) -> list[Row]:
     transformations = {OURS: rmsprop(**MOMENTUM.arguments), OPTAX: make(MOMENTUM)}
     racing = []
     for name, tx in transformations.items():
-        lower = partial(_lower, tx, (params, jax.eval_shape(tx.init, params)), params)
+        lower = partial(
+            _limit.lower, tx, (params, jax.eval_shape(tx.init, params)), params
+        )
         racing += [
             Contender(f"{name}: tracing", lower, lambda _: jax.clear_caches(), steps=1),
             Contender(f"{name}: compiling", lambda x: x.compile(), lower, steps=1),
@@ -92,12 +93,6 @@ def _compilation(count: int, quick: bool) -> list[Row]:
         what = f"{kind}, {count:,} leaves"
         rows.append(compare(what, both, OURS, OPTAX, COMPILE_GOAL, limit))
     return rows
-
-
-def _lower(tx: Any, held: Any, grads: Any, _: Any) -> Any:
-    # A new function for each call, because JAX caches what it has traced.
-    step = jax.jit(lambda held, grads: _limit.step(tx, held, grads), donate_argnums=0)
-    return step.lower(held, grads)
 
 
 SUITE = Suite(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from benchmarks import _digits, _limit, _same
 from benchmarks._problem import Problem, Shapes
 from benchmarks._suite import Suite, say
 from benchmarks._summary import OURS, Found, Row, compare, table
-from benchmarks._timing import Contender
+from benchmarks._timing import Contender, race
 from benchmarks.peers import adam_8bit
 from benchmarks.peers.jitted import transformation
 
@@ -29,6 +30,7 @@ QUICK_SHAPES: dict[str, Shapes] = {"1 leaf of 65,536": ((256, 256),)}
 CHECK_SHAPES: Shapes = ((64, 256),)
 GOALS = {("plain", "int8"): 1.5, ("momentum", "int8"): 2.0, ("centered", "int8"): 2.0}
 TURNS, PEER_GOAL, PEER_RATE = 15, 1.0, 3e-4
+LEAVES, TRACINGS, TRACING_GOAL, GROWTH_GOAL = 1000, 5, 3.0, 2.3
 SEEDS, STEPS, EVERY, LAST = 5, 600, 30, 5
 QUALITY = """\
 Held-out loss on scikit-learn's digits in nats, ± one standard error: {} steps with
@@ -79,7 +81,26 @@ def measure(peer: str, quick: bool) -> Found:
                 times, limit = _limit.race(racing, problem, bytes_, turns)
                 what, goal = f"{case}, {kind}, {name}", GOALS.get((case, kind))
                 rows.append(compare(what, times, kind, WIDE, goal, limit))
+    rows += _tracing(quick)
     return {"rows": rows, "tables": [_memory(cases), _quality(quick)]}
+
+
+def _tracing(quick: bool) -> list[Row]:
+    """Tracing and lowering with narrow moments, and in a tree of twice the leaves."""
+    say("  tracing")
+    racing, count = [], 10 if quick else LEAVES
+    for kind, leaves in product((WIDE, *NARROW), (count, 2 * count)):
+        tx = _rmsprop(kind, momentum=0.9)
+        params = [jax.ShapeDtypeStruct((64, 64), jnp.float32)] * leaves
+        held = params, jax.eval_shape(tx.init, params)
+        lower = partial(_limit.lower, tx, held, params)
+        name = f"{kind}, {leaves:,} leaves"
+        racing.append(Contender(name, lower, lambda _: jax.clear_caches(), steps=1))
+    times = race(racing, 2 if quick else TRACINGS, warm_up=1)
+    few, many = f"{count:,} leaves", f"{2 * count:,} leaves"
+    pairs = [(f"{k}, {few}", f"{WIDE}, {few}", TRACING_GOAL) for k in NARROW]
+    pairs += [(f"{k}, {many}", f"{k}, {few}", GROWTH_GOAL) for k in (WIDE, *NARROW)]
+    return [compare(f"tracing, {a}", times, a, b, goal, "Python") for a, b, goal in pairs]
 
 
 def _against(library: str, quick: bool) -> Found:
