@@ -40,6 +40,9 @@ def split_complex(
       parameter is one complex array: its real part is the moment of the real part, its
       imaginary part that of the imaginary part. Extra arguments go to ``inner``.
 
+    Raises:
+      ValueError: At ``init``, for an ``inner`` that keeps moments in integers.
+
     Examples:
       >>> import jax.numpy as jnp
       >>> import rmsprop_optax
@@ -100,6 +103,12 @@ def _join(tree: PyTree) -> PyTree:
             return node
         if node.real is None:
             return None
+        if jnp.issubdtype(node.real.dtype, jnp.integer):
+            raise ValueError(
+                f"The state of `inner` keeps the parts of a complex parameter in "
+                f"{node.real.dtype}, of which there are no complex numbers: put the "
+                "wrapper that stores them so around `split_complex`."
+            )
         # Not real + 1j * imag, which makes NaN of an infinite part. Moments of a narrow
         # dtype have no complex counterpart, and become complex64.
         dtype = common_dtype(node.real.dtype, jnp.float32)

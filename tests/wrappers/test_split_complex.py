@@ -52,3 +52,10 @@ def test_a_leaf_that_does_not_fit_is_named() -> None:
     state = tx.init({"w": jnp.zeros(2, jnp.complex64)})
     with pytest.raises(ValueError, match="w"):
         tx.update({"w": jnp.zeros(3, jnp.complex64)}, state)
+
+
+def test_parts_in_integers_are_no_complex_number() -> None:
+    storage = ro.MomentStorage("int8", min_size=0)
+    tx = ro.split_complex(ro.low_precision(optax.adam(0.1), storage))
+    with pytest.raises(ValueError, match="put the wrapper that stores them so around"):
+        tx.init(jnp.ones((2, 8), jnp.complex64))
