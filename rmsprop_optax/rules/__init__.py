@@ -9,8 +9,8 @@ from rmsprop_optax.rules._moments import average as average
 from rmsprop_optax.rules._moments import bias_correction as bias_correction
 from rmsprop_optax.rules._moments import normalize as normalize
 from rmsprop_optax.rules._moments import second_moment as second_moment
+from rmsprop_optax.rules._norm import clipping_unit as clipping_unit
 from rmsprop_optax.rules._norm import norm as norm
-from rmsprop_optax.rules._norm import norm_over_devices as norm_over_devices
 from rmsprop_optax.rules._variance import corrected_variance as corrected_variance
 from rmsprop_optax.rules._variance import lazy_variance as lazy_variance
 from rmsprop_optax.rules._variance import variance as variance

@@ -17,18 +17,12 @@ def clip_by_value(g: jax.Array, max_delta: Scalar) -> jax.Array:
     return jnp.clip(g, -max_delta, max_delta)
 
 
-def clip_by_norm(g: jax.Array, norm: jax.Array, max_norm: Scalar) -> jax.Array:
+def clip_by_norm(g: jax.Array, norm: jax.Array, max_norm: jax.Array) -> jax.Array:
     """g max_norm / norm where norm > max_norm, else g to the last bit.
 
-    (Except for subnormals, which XLA on CPU flushes to zero in a product.) A NaN norm
-    makes all of ``g`` NaN.
+    (Except for subnormals, which XLA on CPU flushes to zero in a product.) ``norm`` and
+    ``max_norm`` are in the same unit. An infinite norm makes ``g`` 0, but for its own
+    infinities, and a NaN norm makes all of it NaN.
     """
-    # Products with numbers: XLA on CPU writes a choice between two arrays to memory.
-    # Where the inverse of the ratio is not in the dtype, its root is, twice.
-    ratio = norm / max_norm
-    fits = ratio < 2.0 ** (jnp.finfo(norm.dtype).maxexp - 3)
-    # Of 1 where it is not used: the root of 0 has no derivative.
-    root = jnp.sqrt(real_like(max_norm, norm)) / jnp.sqrt(jnp.where(fits, 1, norm))
-    first = jnp.where(fits, 1, root)
-    second = jnp.where(fits, 1 / jnp.maximum(ratio, 1), root)
-    return g * real_like(first, g) * real_like(second, g)
+    # A product with a number: XLA on CPU writes a choice between two arrays to memory.
+    return g * real_like(1 / jnp.maximum(norm / max_norm, 1), g)

@@ -1,54 +1,62 @@
-"""Euclidean norms that neither overflow nor vanish before the norm itself does."""
+"""Euclidean norms in one pass, in a unit in which squares neither overflow nor vanish."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._types import AxisName
+from rmsprop_optax._foundation._dtypes import common_dtype
+from rmsprop_optax._foundation._types import AxisName, Scalar, Tracer
 from rmsprop_optax.rules._moments import safe_sqrt
 
 
-def norm(xs: list[jax.Array]) -> jax.Array:
-    """The norm of all ``xs`` together: one pass, and one more where squares misfit.
+def clipping_unit(max_norm: Scalar, dtype: jnp.dtype) -> jax.Array:
+    """A power of two that brings ``max_norm`` to 2^-36 (float32; 2^-288 in float64).
 
-    In float32 they overflow for |x| > 1.8e19, and go under for |x| < 1e-19. NaN where an
-    element is NaN, infinite where one is infinite; derivative 0 at 0.
+    There, a norm of all that float32 has below ``max_norm`` 2^100 has squares that do not
+    overflow. A square that is flushed to zero is below 2^-126, so that of N elements the
+    norm loses N 2^-55 of ``max_norm`` at the most: half of the last place for N = 2^30.
     """
-    parts = [part for x in xs for part in _parts(x)]
-    total = _sum_of_squares(parts)
-    limits = jnp.finfo(total.dtype)
-    fits = jnp.isfinite(total) & (total > limits.tiny / limits.eps**2)
-    return jax.lax.cond(fits, lambda: safe_sqrt(total), lambda: _scaled(parts, total))
+    limits = jnp.finfo(dtype)
+    if isinstance(max_norm, Tracer):
+        exponent = jnp.frexp(jnp.asarray(max_norm, dtype))[1] - 1
+        power = jnp.maximum(-limits.maxexp * 9 // 32 - exponent, -limits.maxexp * 5 // 8)
+        unit = jnp.ldexp(jnp.ones([], dtype), power)
+    else:
+        exponent = math.frexp(float(max_norm))[1] - 1
+        power = max(-limits.maxexp * 9 // 32 - exponent, -limits.maxexp * 5 // 8)
+        unit = jnp.asarray(2.0**power, dtype)
+    # Of a constant c, XLA could turn (c x)(c x) into c² (x x), which overflows.
+    return jax.lax.optimization_barrier(unit)
 
 
-def norm_over_devices(local: jax.Array, axis_name: AxisName) -> jax.Array:
-    """The joint norm of what the devices along an axis hold, from the norm of each.
+def norm(
+    xs: list[jax.Array], unit: Scalar = 1.0, axes: list[AxisName] | None = None
+) -> jax.Array:
+    """The norm of all ``xs`` together, times ``unit``; derivative 0 at 0.
 
-    The same on all of them. In units of the largest, so that no square overflows.
+    NaN where an element is NaN, infinite where one is infinite.
+
+    Args:
+      xs: Real or complex arrays.
+      unit: What each element is multiplied by; see `clipping_unit`.
+      axes: For each array the mesh axes whose devices hold parts of it.
     """
-    unit = _unit(jax.lax.pmax(jax.lax.stop_gradient(local), axis_name))
-    return safe_sqrt(jax.lax.psum((local / unit) ** 2, axis_name)) * unit
+    squares: dict[AxisName, jax.Array] = {}
+    for x, names in zip(xs, axes or [()] * len(xs), strict=True):
+        # Part by part: complex arithmetic makes NaN of an infinity.
+        parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+        scaled = (part * jnp.asarray(unit, part.dtype) for part in parts)
+        square = sum(jnp.sum(part * part) for part in scaled)
+        before = squares.get(names)
+        squares[names] = square if before is None else _add(before, square)
+    total = None
+    for names, square in squares.items():
+        square = jax.lax.psum(square, names) if names else square
+        total = square if total is None else _add(total, square)
+    return safe_sqrt(jnp.zeros([]) if total is None else total)
 
 
-def _scaled(parts: list[jax.Array], total: jax.Array) -> jax.Array:
-    """The norm in a unit that brings squares that are too large, or small, to the middle.
-
-    A power of two, 2^80 or 2^-80 in float32: 2^31 squares of the largest number are below
-    infinity then, and that of the smallest is not zero. Chosen in the program: of a
-    constant c, XLA may turn (c x)(c x) into c^2 (x x), which overflows.
-    """
-    power = jnp.finfo(total.dtype).maxexp * 5 // 8
-    unit = jnp.where(total > 1, 2.0**power, 2.0**-power).astype(total.dtype)
-    return safe_sqrt(_sum_of_squares([x / unit for x in parts])) * unit
-
-
-def _unit(top: jax.Array) -> jax.Array:
-    return jnp.where(jnp.isfinite(top) & (top > 0), top, 1)
-
-
-def _sum_of_squares(parts: list[jax.Array]) -> jax.Array:
-    return jnp.asarray(sum(jnp.sum(x * x) for x in parts))
-
-
-def _parts(x: jax.Array) -> tuple[jax.Array, ...]:
-    """Real arrays, because complex arithmetic makes NaN of an infinity."""
-    return (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+def _add(a: jax.Array, b: jax.Array) -> jax.Array:
+    dtype = common_dtype(a.dtype, b.dtype)
+    return a.astype(dtype) + b.astype(dtype)

@@ -238,9 +238,8 @@ def _init_moments(
         warnings.warn(
             f"No moment is stored as {storage.kind!r}: the state of the transformation "
             "has no real array of a parameter's shape in a field that is known to be a "
-            "moment. Complex moments are stored as they are; for another field say what it "
-            "holds, "
-            f"`MomentStorage({storage.kind!r}, fields={{...}})`.",
+            "moment. Complex moments are stored as they are; for another field say what "
+            f"it holds, `MomentStorage({storage.kind!r}, fields={{...}})`.",
             stacklevel=4,
         )
     return structure.unflatten(stored), tuple(trees) if storage.in_blocks else ()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,9 @@ from rmsprop_optax._foundation._checks import (
     check_mask,
     check_positive,
 )
+from rmsprop_optax._foundation._dtypes import common_dtype, real_dtype
 from rmsprop_optax._foundation._leafwise import map_leaves, wide_leaves
-from rmsprop_optax._foundation._trees import is_leaf
+from rmsprop_optax._foundation._trees import is_leaf, rebuild
 from rmsprop_optax._foundation._types import AxisName, Mask, PyTree, Scalar
 
 
@@ -80,8 +81,8 @@ def clip_by_norm(
 
     with c = ``max_norm``.
 
-    The norm is computed in float32 or wider, and is right up to the largest number of
-    the dtype: where squares overflow it is computed again in another unit.
+    The norm is computed in float32 or wider, as for
+    [`clip_by_global_norm`][rmsprop_optax.clip_by_global_norm].
 
     Args:
       max_norm: The largest norm that a leaf may have, greater than 0.
@@ -112,17 +113,11 @@ def clip_by_norm(
     def clip(updates: PyTree) -> PyTree:
         leaves = jax.tree.leaves(updates, is_leaf=is_leaf)
         axes = iter(_axes_of(updates, axis_name, sharded))
-        clipped = [None if g is None else _clip_leaf(g, next(axes)) for g in leaves]
-        structure = jax.tree.structure(updates, is_leaf=is_leaf)
-        return jax.tree.unflatten(structure, clipped)
-
-    def _clip_leaf(leaf: Any, axes: tuple[str, ...]) -> Any:
-        def rule(g: jax.Array) -> jax.Array:
-            norm = rules.norm([g])
-            norm = rules.norm_over_devices(norm, axes) if axes else norm
-            return rules.clip_by_norm(g, norm, max_norm)
-
-        return map_leaves(rule, leaf)
+        clipped = [
+            None if g is None else _clip_together(g, [next(axes)], max_norm)
+            for g in leaves
+        ]
+        return rebuild(updates, clipped)
 
     return _clip(clip)
 
@@ -137,7 +132,9 @@ def clip_by_global_norm(
     with c = ``max_norm``.
 
     It differs from `optax.clip_by_global_norm` in two things: the norm is computed in
-    float32 or wider, and it is right where squares overflow.
+    float32 or wider, and in a unit near ``max_norm``. In float32 it is right up to 1.3e30
+    times ``max_norm``, where Optax's squares overflow at 1.8e19. Beyond that the norm
+    counts as infinite, and the update is 0.
 
     Inside `jax.shard_map` a device sees only its shard of a gradient. With ``axis_name``
     the norm of a leaf that is sharded over that axis is that of all shards, and a leaf
@@ -178,11 +175,7 @@ def clip_by_global_norm(
     _check_axis(axis_name, sharded)
 
     def clip(updates: PyTree) -> PyTree:
-        leaves = wide_leaves(updates)
-        if not leaves:
-            return updates
-        norm = _joint_norm(leaves, _axes_of(updates, axis_name, sharded))
-        return map_leaves(lambda g: rules.clip_by_norm(g, norm, max_norm), updates)
+        return _clip_together(updates, _axes_of(updates, axis_name, sharded), max_norm)
 
     return _clip(clip)
 
@@ -217,13 +210,16 @@ def _axes_of(
     return [names if yes else () for yes, is_present in said if is_present]
 
 
-def _joint_norm(leaves: list[jax.Array], axes: list[tuple[str, ...]]) -> jax.Array:
-    """Leaves that are sharded alike are measured together, then over their devices."""
-    parts: dict[tuple[str, ...], list[jax.Array]] = {}
-    for leaf, names in zip(leaves, axes, strict=True):
-        parts.setdefault(names, []).append(leaf)
-    norms = [
-        rules.norm_over_devices(rules.norm(part), names) if names else rules.norm(part)
-        for names, part in parts.items()
-    ]
-    return norms[0] if len(norms) == 1 else rules.norm([jnp.stack(norms)])
+def _clip_together(
+    updates: PyTree, axes: list[tuple[str, ...]], max_norm: Scalar
+) -> PyTree:
+    """All leaves scaled by one factor."""
+    leaves = wide_leaves(updates)
+    if not leaves:
+        return updates
+    dtypes = [real_dtype(x.dtype) for x in leaves]
+    widest = functools.reduce(common_dtype, dtypes)
+    unit = rules.clipping_unit(max_norm, min(dtypes, key=lambda d: d.itemsize))
+    norm = rules.norm(leaves, unit, axes)
+    bound = jnp.asarray(max_norm, widest) * unit.astype(widest)
+    return map_leaves(lambda g: rules.clip_by_norm(g, norm, bound), updates)

