@@ -47,42 +47,18 @@ def round_stochastically(x: jax.Array, dtype: jnp.dtype, bits: jax.Array) -> jax
     ``bits`` are random uint32. Numbers of ``dtype`` are exact, beyond the largest one
     rounding is to nearest, and NaN stays NaN.
     """
-    if dtype == jnp.bfloat16:
-        return _cut(x, bits)
-    return _neighbour(x, dtype, uniform(bits))
-
-
-def _cut(x: jax.Array, bits: jax.Array) -> jax.Array:
-    """Adds random bits to the lower half of a float32, then keeps the upper half.
-
-    The upper half is a bfloat16. With integers subnormal numbers are right too, which XLA
-    flushes to 0.
-    """
+    limits, wide = jnp.finfo(dtype), jnp.finfo(x.dtype)
+    # Random bits are added to those that the dtype has no place for, which are cut then.
+    # The result stays float32 up to the end: with integers of the dtype's width XLA for
+    # TPU does not join this loop with that of the update.
+    lost = wide.nmant - limits.nmant
     pattern = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    magnitude = pattern & 0x7FFFFFFF
-    inside = magnitude <= 0x7F7F0000  # the largest bfloat16
-    rounded = pattern + jnp.where(inside, bits >> 16, 0x8000)
-    quiet = pattern | 0x00400000
-    upper = jnp.where(magnitude > 0x7F800000, quiet, rounded) >> 16
-    return jax.lax.bitcast_convert_type(upper.astype(jnp.uint16), jnp.bfloat16)
-
-
-def _neighbour(x: jax.Array, dtype: jnp.dtype, chance: jax.Array) -> jax.Array:
-    nearest = x.astype(dtype)
-    error = x - nearest.astype(x.dtype)
-    other = _towards(nearest, error)
-    gap = other.astype(x.dtype) - nearest.astype(x.dtype)
-    # A gap that is infinite or NaN is the end of the dtype: nothing is beyond it.
-    return jnp.where(chance * jnp.abs(gap) < jnp.abs(error), other, nearest)
-
-
-def _towards(nearest: jax.Array, error: jax.Array) -> jax.Array:
-    """The next number of the dtype in the direction of the error."""
-    width = jnp.dtype(f"uint{nearest.dtype.itemsize * 8}")
-    pattern = jax.lax.bitcast_convert_type(nearest, width)
-    sign = jnp.asarray(1 << (nearest.dtype.itemsize * 8 - 1), width)
-    outwards = (error > 0) == (nearest > 0)
-    stepped = jnp.where(outwards, pattern + 1, pattern - 1)
-    smallest = jnp.where(error < 0, sign | 1, jnp.ones_like(sign))
-    bits_of = jnp.where(nearest == 0, smallest, stepped)
-    return jax.lax.bitcast_convert_type(bits_of, nearest.dtype)
+    cut = (pattern + (bits >> (32 - lost))) & np.uint32(2**32 - 2**lost)
+    rounded = jax.lax.bitcast_convert_type(cut, x.dtype)
+    if limits.minexp > wide.minexp:
+        # Below its smallest normal number the dtype has multiples of the smallest one.
+        smallest = float(limits.smallest_subnormal)
+        count = jnp.floor(jnp.abs(x) / smallest + uniform(bits))
+        multiple = jnp.copysign(count * smallest, x)
+        rounded = jnp.where(jnp.abs(x) < float(limits.tiny), multiple, rounded)
+    return jnp.where(jnp.abs(x) <= float(limits.max), rounded, x).astype(dtype)
