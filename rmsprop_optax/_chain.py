@@ -8,8 +8,9 @@ import optax
 
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import record
-from rmsprop_optax._foundation._schedules import is_schedule
-from rmsprop_optax._foundation._types import Count, PyTree
+from rmsprop_optax._foundation._schedules import Rate
+from rmsprop_optax._foundation._state_check import check_states
+from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.sparse import RowSums, lazy
 from rmsprop_optax.storage import low_precision
 from rmsprop_optax.transforms._averaging import average_params
@@ -86,7 +87,7 @@ def _descent(config: RmspropConfig) -> Stages:
         config.eps_in_sqrt,
         config.bias_correction,
     )
-    rate = scale_by_learning_rate(_at_updates(config.learning_rate, config))
+    rate = scale_by_learning_rate(_at_updates(config, "learning_rate"))
     stages = [second_moment, rate]
     if is_on(config.momentum):
         momentum = optax.trace(config.momentum, config.nesterov)
@@ -101,11 +102,10 @@ def _descent(config: RmspropConfig) -> Stages:
 def _decay(config: RmspropConfig) -> Stages:
     """Decoupled weight decay, beside the update."""
     if is_on(config.weight_decay):
-        rate = config.decay_rate
-        rate = config.learning_rate if rate is None else rate
+        rate = "learning_rate" if config.decay_rate is None else "decay_rate"
         yield decay_weights(
-            _at_updates(config.weight_decay, config),
-            _at_updates(rate, config),
+            _at_updates(config, "weight_decay"),
+            _at_updates(config, rate),
             config.weight_decay_mask,
         )
 
@@ -124,18 +124,19 @@ def _average(config: RmspropConfig) -> Stages:
         )
 
 
-def _at_updates(rate: Any, config: RmspropConfig) -> Any:
-    """A schedule of calls as one of updates, each of which is the k-th call."""
-    every_k: Count | None = config.gradient_accumulation_steps
-    if every_k is None or not is_schedule(rate):
+def _at_updates(config: RmspropConfig, option: str) -> Rate:
+    """A rate by updates, each of which is the k-th call; a schedule sees calls."""
+    rate, every_k = config.rates[option], config.gradient_accumulation_steps
+    if every_k is None or not rate.counts:
         return rate
-    return lambda count: rate(count * every_k + every_k - 1)
+    return Rate(lambda count: rate(count * every_k + every_k - 1), counts=True)
 
 
 def _labelled(
     inner: optax.GradientTransformationExtraArgs, config: RmspropConfig
 ) -> Rmsprop:
     """``inner``, with its operations under the step's name in traces and profiles."""
+    name = config.name
 
     def init_fn(params: PyTree) -> PyTree:
         state = inner.init(params)
@@ -145,9 +146,9 @@ def _labelled(
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
-        with jax.named_scope(config.name):
+        with jax.named_scope(name):
             return inner.update(updates, state, params, **extra_args)
 
-    tx = Rmsprop(init_fn, update_fn)
+    tx = check_states(Rmsprop(init_fn, update_fn))
     tx.config = config
     return tx

@@ -1,11 +1,11 @@
 """One configuration: each option of every dialect, declared, documented, checked once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
-from types import MappingProxyType
 from typing import Any, TypeGuard
 
+import jax
 import numpy as np
 
 from rmsprop_optax._foundation._axes import check_axis_name
@@ -23,10 +23,7 @@ from rmsprop_optax._foundation._checks import (
     check_positive,
     check_whole_number,
 )
-from rmsprop_optax._foundation._schedules import (
-    check_learning_rate,
-    check_number_or_schedule,
-)
+from rmsprop_optax._foundation._schedules import Rate, as_decay, as_rate
 from rmsprop_optax._foundation._types import (
     AxisName,
     Count,
@@ -42,7 +39,10 @@ Check = Callable[[str, Any], Any]
 
 
 def _option(doc: str, check: Check, default: Any = MISSING) -> Any:
-    """A field with its documentation and its check; one whose default is None may be."""
+    """A field with its documentation and its check.
+
+    If the default is None, the value may be None.
+    """
     metadata = {"doc": doc, "check": check}
     if default is MISSING:
         return field(metadata=metadata)
@@ -62,16 +62,20 @@ class RmspropConfig:
 
     Attributes:
       source: The framework's own name of this update.
-      arguments: The caller's own name of an option, where that is another one.
+      names: Options that the caller calls something else, each with the caller's name.
       exclusive_clips: The kinds of clipping of which one can be given.
+      rates: The learning rates and weight decays among the options, by their names.
     """
 
     source: str
-    arguments: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[tuple[str, str], ...] = ()
     exclusive_clips: tuple[str, ...] = ("clipnorm", "clipvalue", "global_clipnorm")
+    rates: dict[str, Rate] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
     name: str = _option("The label of the step in traces and profiles.", check_name)
     learning_rate: LearningRate = _option(
-        "A number, a schedule, or a callable without arguments.", check_learning_rate
+        "A number, a schedule, or a callable without arguments.", as_rate
     )
     decay: Scalar = _option("The decay of the mean square, and of the mean.", check_decay)
     eps: Scalar = _option("Keeps the denominator from 0.", check_non_negative)
@@ -97,17 +101,17 @@ class RmspropConfig:
     )
     maximize: bool = _option("Whether to go up the gradient.", check_flag, False)
     coupled_decay: Scalar | Schedule | None = _option(
-        "The weight of an L2 penalty in the gradient.", check_number_or_schedule, None
+        "The weight of an L2 penalty in the gradient.", as_decay, None
     )
     weight_decay: Scalar | Schedule | None = _option(
-        "The weight of the decoupled weight decay.", check_number_or_schedule, None
+        "The weight of the decoupled weight decay.", as_decay, None
     )
     weight_decay_mask: Mask | None = _option(
         "Which parameters decay.", check_parameter_mask, None
     )
     decay_rate: LearningRate | None = _option(
         "The rate of the decoupled decay; None: the learning rate.",
-        check_learning_rate,
+        as_rate,
         None,
     )
     clipvalue: Scalar | None = _option(
@@ -156,33 +160,10 @@ class RmspropConfig:
             value = getattr(self, option.name)
             optional = option.default is None and value is None
             if "check" in option.metadata and not optional:
-                option.metadata["check"](self.argument(option.name), value)
+                checked = option.metadata["check"](self.argument(option.name), value)
+                if isinstance(checked, Rate):
+                    self.rates[option.name] = checked
         self._check_together()
-
-    @classmethod
-    def from_arguments(
-        cls,
-        source: str,
-        arguments: Mapping[str, Any],
-        names: Mapping[str, str] = MappingProxyType({}),
-        ignored: tuple[str, ...] = (),
-        **options: Any,
-    ) -> "RmspropConfig":
-        """The configuration of a call.
-
-        Args:
-          source: The framework's own name of the update.
-          arguments: The arguments of the call, by the caller's own names.
-          names: The names of options that the caller calls something else.
-          ignored: Flags that the framework takes and that have no effect here.
-          **options: What the dialect decides, whatever the arguments are.
-        """
-        for name in ignored:
-            if arguments[name] is not None:
-                check_flag(name, arguments[name])
-        taken = {names.get(n, n): x for n, x in arguments.items() if n not in ignored}
-        own = {option: name for name, option in names.items()}
-        return cls(source=source, arguments=own, **{**taken, **options})
 
     @property
     def storage(self) -> MomentStorage | None:
@@ -191,7 +172,7 @@ class RmspropConfig:
 
     def argument(self, option: str) -> str:
         """The caller's own name of an option."""
-        return self.arguments.get(option, option)
+        return dict(self.names).get(option, option)
 
     def _check_together(self) -> None:
         """Options that exclude each other, and options that need another one."""
@@ -223,6 +204,22 @@ class RmspropConfig:
                 default = getattr(type(self), option)
                 value = getattr(self, option)
                 check_has_effect(self.argument(option), value, default, needed)
+
+
+def _flatten(config: RmspropConfig) -> tuple[list[Any], None]:
+    return [getattr(config, option.name) for option in fields(config)], None
+
+
+def _unflatten(_: None, values: Iterable[Any]) -> RmspropConfig:
+    """The configuration with other values, which may be tracers or anything: no check."""
+    config = object.__new__(RmspropConfig)
+    names = (option.name for option in fields(RmspropConfig))
+    vars(config).update(zip(names, values, strict=True))
+    return config
+
+
+# Programs that take a transformation apart see the arrays in its configuration.
+jax.tree_util.register_pytree_node(RmspropConfig, _flatten, _unflatten)
 
 
 def is_on(value: Any) -> TypeGuard[Any]:

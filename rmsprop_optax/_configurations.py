@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._config import RmspropConfig
-from rmsprop_optax._foundation._trees import eval_shape, leaves_with_keys, path_of, unbox
+from rmsprop_optax._foundation._trees import (
+    eval_shape,
+    find_states,
+    leaves_with_keys,
+    path_of,
+    unbox,
+)
 from rmsprop_optax._foundation._types import PyTree
 
 Visit = Callable[[RmspropConfig, list[str]], None]
@@ -68,23 +74,16 @@ def visit_configurations(
 
 def _injected(fresh: PyTree, opt_state: PyTree) -> Mapping[int, jax.Array]:
     """What ``opt_state`` has for each traced number of a fresh state, by identity."""
-    nodes, known = (_injections(unbox(state)) for state in (fresh, opt_state))
+    kind = optax.InjectStatefulHyperparamsState
+    nodes, known = (find_states(unbox(tree), kind) for tree in (fresh, opt_state))
     if len(nodes) != len(known):
         return {}
     return {
         id(traced): jnp.asarray(state.hyperparams[name])
-        for node, state in zip(nodes, known, strict=True)
+        for (_, node), (_, state) in zip(nodes, known, strict=True)
         for name, traced in node.hyperparams.items()
         if name not in node.hyperparams_states
     }
-
-
-def _injections(tree: PyTree) -> list[Any]:
-    """The states of `optax.inject_hyperparams`, from the outside inwards."""
-    kind = optax.InjectStatefulHyperparamsState
-    found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kind))
-    nodes = [node for node in found if isinstance(node, kind)]
-    return [inner for node in nodes for inner in (node, *_injections(node.inner_state))]
 
 
 def _with_numbers(

@@ -170,8 +170,33 @@ def rmsprop(
       6e](https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf),
       2012; Keras 3, `keras/src/optimizers/rmsprop.py` and `base_optimizer.py`.
     """
-    arguments = locals()
-    names = {"rho": "decay", "epsilon": "eps"}
     return build(
-        RmspropConfig.from_arguments("keras.optimizers.RMSprop", arguments, names)
+        RmspropConfig(
+            source="keras.optimizers.RMSprop",
+            names=(("decay", "rho"), ("eps", "epsilon")),
+            name=name,
+            learning_rate=learning_rate,
+            decay=rho,
+            eps=epsilon,
+            eps_in_sqrt=eps_in_sqrt,
+            initial_scale=initial_scale,
+            centered=centered,
+            bias_correction=bias_correction,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            weight_decay_mask=weight_decay_mask,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            accumulate_rows=accumulate_rows,
+            skip_nonfinite=skip_nonfinite,
+            moment_storage=moment_storage,
+            axis_name=axis_name,
+        )
     )

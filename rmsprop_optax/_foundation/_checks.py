@@ -40,23 +40,28 @@ def is_real(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
 
 
-def _check_that(holds: Callable[[float], bool], name: str, value: Any, kind: str) -> None:
-    number = _concrete_scalar(name, value, kind)
-    if number is None:
-        return
-    if not holds(number):
-        raise ValueError(f"`{name}` must be {kind}, got {value!r}.{_hint(value)}")
-    # Parameters are float32 under `jax_enable_x64` too, and a decay may be float64.
-    for dtype, in_range in (
-        (jnp.result_type(float), holds),
-        (jnp.float32, math.isfinite),
-    ):
-        rounded = _rounded(number, dtype)
-        if not in_range(rounded) or (number != 0 and rounded == 0):
-            raise ValueError(
-                f"`{name}` must be {kind}, got {value!r}, which is {rounded} in "
-                f"{jnp.dtype(dtype)}."
-            )
+def _in_range(kind: str, holds: Callable[[float], bool]) -> Callable[[str, Any], None]:
+    """A check of a named value: a scalar for which ``holds``, as ``kind`` says."""
+
+    def check(name: str, value: Any) -> None:
+        number = _concrete_scalar(name, value, kind)
+        if number is None:
+            return
+        if not holds(number):
+            raise ValueError(f"`{name}` must be {kind}, got {value!r}.{_hint(value)}")
+        # Parameters are float32 under `jax_enable_x64` too, and a decay may be float64.
+        for dtype, in_range in (
+            (jnp.result_type(float), holds),
+            (jnp.float32, math.isfinite),
+        ):
+            rounded = _rounded(number, dtype)
+            if not in_range(rounded) or (number != 0 and rounded == 0):
+                raise ValueError(
+                    f"`{name}` must be {kind}, got {value!r}, which is {rounded} in "
+                    f"{jnp.dtype(dtype)}."
+                )
+
+    return check
 
 
 def _rounded(number: float, dtype: Any) -> float:
@@ -75,32 +80,16 @@ def _hint(value: Any) -> str:
     )
 
 
-def check_decay(name: str, value: Any) -> None:
-    """A decay of a running mean: in [0, 1)."""
-    _check_that(lambda x: 0 <= x < 1, name, value, "a number in [0, 1)")
-
-
-def check_closed_decay(name: str, value: Any) -> None:
-    """A decay that may also be one: in [0, 1]."""
-    _check_that(lambda x: 0 <= x <= 1, name, value, "a number in [0, 1]")
-
-
-def check_non_negative(name: str, value: Any) -> None:
-    """A finite number, at least 0."""
-    _check_that(
-        lambda x: 0 <= x < math.inf, name, value, "a finite number that is at least 0"
-    )
-
-
-def check_positive(name: str, value: Any) -> None:
-    """A finite number, greater than 0."""
-    _check_that(lambda x: 0 < x < math.inf, name, value, "a finite number greater than 0")
-
-
-def check_loss_scale(name: str, value: Any) -> None:
-    """A number that float32 holds, and its inverse too."""
-    kind = "a number between 2**-126 and 2**126, for float32 holds it and its inverse"
-    _check_that(lambda x: 2.0**-126 <= x <= 2.0**126, name, value, kind)
+check_decay = _in_range("a number in [0, 1)", lambda x: 0 <= x < 1)
+check_closed_decay = _in_range("a number in [0, 1]", lambda x: 0 <= x <= 1)
+check_non_negative = _in_range(
+    "a finite number that is at least 0", lambda x: 0 <= x < math.inf
+)
+check_positive = _in_range("a finite number greater than 0", lambda x: 0 < x < math.inf)
+check_loss_scale = _in_range(
+    "a number between 2**-126 and 2**126, for float32 holds it and its inverse",
+    lambda x: 2.0**-126 <= x <= 2.0**126,
+)
 
 
 def check_whole_number(name: str, value: Any, least: int) -> None:

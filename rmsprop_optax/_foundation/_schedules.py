@@ -1,7 +1,8 @@
 """Every kind of learning rate as one kind: a function of the step."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from rmsprop_optax._foundation._checks import (
     count_required_arguments,
     is_real,
 )
-from rmsprop_optax._foundation._types import LearningRate, Schedule
+from rmsprop_optax._foundation._types import LearningRate, Scalar, Schedule
 
 
 def next_count(count: jax.Array) -> jax.Array:
@@ -22,25 +23,52 @@ def next_count(count: jax.Array) -> jax.Array:
     return jnp.asarray(optax.safe_increment(count))
 
 
-def as_schedule(
-    learning_rate: LearningRate, name: str = "learning_rate"
-) -> Callable[[Any], Any]:
-    """Any kind of learning rate as a function of the step; ``name`` is for errors.
+class Rate(NamedTuple):
+    """A learning rate, or a weight decay, of any kind: called with the step.
 
-    Only a schedule reads the step: for the other kinds it may be None.
+    Attributes:
+      at: The step to the value. Where ``counts`` is False, the step may be None.
+      counts: Whether the step is read, so that a state has to count it.
+    """
+
+    at: Callable[[Any], Any]
+    counts: bool
+
+    def __call__(self, count: Any) -> Any:
+        """The value at a step."""
+        return self.at(count)
+
+
+def as_rate(name: str, value: LearningRate) -> Rate:
+    """Any kind of learning rate, classified; ``name`` is for errors.
 
     Raises:
       ValueError: For a negative number.
       TypeError: For a callable of more than one argument, or what is not a number.
     """
-    if not callable(learning_rate):
-        number = _scalar(learning_rate)
+    if isinstance(value, Rate):
+        return value
+    if not callable(value):
+        number = _scalar(value)
         check_non_negative(name, number)
-        return lambda count: number
-    if count_required_arguments(name, learning_rate) == 1:
-        schedule = cast(Schedule, learning_rate)
-        return lambda count: _returned(name, schedule(count))
-    return _live(name, cast(Callable[[], Any], learning_rate))
+        return Rate(lambda count: number, counts=False)
+    if is_schedule(name, value):
+        schedule = cast(Schedule, value)
+        return Rate(lambda count: _returned(name, schedule(count)), counts=True)
+    return Rate(_Live(name, cast(Callable[[], Any], value)), counts=False)
+
+
+def as_decay(name: str, value: Scalar | Schedule) -> Rate:
+    """The same for a weight decay, which can't be read live."""
+    rate = as_rate(name, value)
+    if isinstance(rate.at, _Live):
+        check_non_negative(name, value)  # raises: it is not a number
+    return rate
+
+
+def is_schedule(name: str, value: Any) -> bool:
+    """Whether ``value`` is a function of the step."""
+    return callable(value) and count_required_arguments(name, value) == 1
 
 
 def _scalar(rate: Any) -> Any:
@@ -61,38 +89,28 @@ def _returned(name: str, rate: Any) -> Any:
     return rate
 
 
-def is_schedule(rate: Any, name: str = "learning_rate") -> bool:
-    """Whether ``rate`` is a function of the step, and so needs a count."""
-    return callable(rate) and count_required_arguments(name, rate) == 1
+@dataclass(frozen=True)
+class _Live:
+    """Calls back to Python at every step, also from a compiled one.
 
+    An object, not a closure: a program that takes closures apart would read a copy of
+    what the callable reads.
+    """
 
-def check_learning_rate(name: str, value: Any) -> None:
-    """A number of at least 0, a schedule, or a callable without arguments."""
-    as_schedule(value, name)
+    name: str
+    read: Callable[[], Any]
 
+    def __call__(self, count: Any) -> jax.Array:
+        del count
+        dtype = jnp.result_type(float)
+        return io_callback(lambda: self._now(dtype), jax.ShapeDtypeStruct((), dtype))
 
-def check_number_or_schedule(name: str, value: Any) -> None:
-    """A number of at least 0, or a schedule."""
-    if not is_schedule(value, name):
-        check_non_negative(name, _scalar(value))
-
-
-def _live(name: str, read: Callable[[], Any]) -> Callable[[Any], Any]:
-    """Calls back to Python at every step, also from a compiled one."""
-
-    def read_now(dtype: Any) -> np.ndarray:
-        rate = _returned(name, read())
+    def _now(self, dtype: Any) -> np.ndarray:
+        rate = _returned(self.name, self.read())
         with np.errstate(over="ignore"):
             rounded = np.asarray(rate).astype(dtype)
         if not np.isfinite(rounded):
             raise ValueError(
-                f"`{name}` returned {rate!r}, which is {rounded} in {dtype}."
+                f"`{self.name}` returned {rate!r}, which is {rounded} in {dtype}."
             )
         return rounded
-
-    def value_now(count: Any) -> jax.Array:
-        del count
-        dtype = jnp.result_type(float)
-        return io_callback(lambda: read_now(dtype), jax.ShapeDtypeStruct((), dtype))
-
-    return value_now

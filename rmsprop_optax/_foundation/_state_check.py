@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._dtypes import leaf_dtype
+from rmsprop_optax._foundation._dtypes import common_dtype, leaf_dtype
 from rmsprop_optax._foundation._trees import (
     Keys,
     align,
@@ -66,6 +66,8 @@ def _check(
     is_partial = any(g is None for g in jax.tree.leaves(updates, is_leaf=is_leaf))
 
     def problem(wanted: Any, found: Any) -> str:
+        if params is None and found is None:  # the update says it of the gradient
+            return ""
         if wanted is None or not hasattr(found, "dtype"):
             same = type(wanted) is type(found) or not hasattr(wanted, "dtype")
             if is_partial or ((wanted is None) == (found is None) and same):
@@ -144,5 +146,7 @@ def _kind(node: Any) -> str:
 def _holds(found: Any, wanted: Any) -> bool:
     """Whether a moment is wider than the gradients alone let one expect."""
     dtypes = found.dtype, wanted.dtype
-    inexact = all(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes)
-    return inexact and jnp.promote_types(*dtypes) == found.dtype
+    if not all(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
+        return False
+    are_complex = {jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes}
+    return len(are_complex) == 2 or common_dtype(*dtypes) == found.dtype

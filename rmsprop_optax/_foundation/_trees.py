@@ -1,15 +1,18 @@
 """Pytree paths, leaves and alignment; None is a leaf."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from rmsprop_optax._foundation._types import PyTree
 
 Keys = tuple[Any, ...]
 """A path as JAX gives it: a tuple of keys."""
+
+State = TypeVar("State")
 
 
 class GradientLeaf(Protocol):
@@ -143,6 +146,16 @@ def map_with_keys(
         leaves_with_keys(tree, is_leaf), *map(structure.flatten_up_to, rest), strict=True
     )
     return structure.unflatten([fn(keys, x, *others) for (keys, x), *others in columns])
+
+
+def find_states(opt_state: PyTree, *kinds: type[State]) -> list[tuple[str, State]]:
+    """Every state of these classes behind its path, those inside of others too."""
+    return [
+        (path_of(keys), state)
+        for kind in kinds
+        for keys, state in optax.tree.get_all_with_path(opt_state, kind.__name__)
+        if isinstance(state, kind)
+    ]
 
 
 def leaves_with_paths(tree: PyTree) -> Iterator[tuple[str, Any]]:

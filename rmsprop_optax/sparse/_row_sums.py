@@ -1,6 +1,7 @@
 """Sums of gradients that come by rows, for gradient accumulation."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ class RowSumsState(NamedTuple):
 register(RowSumsState, state_fields(values="sum", rows="full"))
 
 
+@dataclass(frozen=True)
 class RowSums:
     """Adds up gradients, some of which are `RowSlices`.
 
@@ -71,10 +73,11 @@ class RowSums:
       RowSlices(2 of 9 rows (2 free), row shape (1,), float32, indices [3 5])
     """
 
-    def __init__(self, accumulate_rows: Mapping[str, int]) -> None:
+    accumulate_rows: Mapping[str, int] = field(hash=False)  # a dict has no hash
+
+    def __post_init__(self) -> None:
         check = partial(check_whole_number, least=1)
-        check_mapping("accumulate_rows", accumulate_rows, check)
-        self._sizes = dict(accumulate_rows)
+        check_mapping("accumulate_rows", self.accumulate_rows, check)
 
     def init(self, params: PyTree) -> RowSumsState:
         """Zeros for each parameter; for a table by rows, space for some of them."""
@@ -85,7 +88,7 @@ class RowSums:
         self._check_paths(params)
         values, rows = [], []
         for path, p in leaves_with_paths(params):
-            size = self._sizes.get(path)
+            size = self.accumulate_rows.get(path)
             if p is None or size is None:
                 values.append(None if p is None else _zeros(p, jnp.shape(p)))
                 rows.append(None)
@@ -123,7 +126,7 @@ class RowSums:
     def _check_paths(self, params: PyTree) -> None:
         leaves = leaves_with_paths(params)
         tables = {path for path, p in leaves if p is not None and jnp.ndim(p)}
-        for path in self._sizes:
+        for path in self.accumulate_rows:
             if path not in tables:
                 raise ValueError(
                     f"`accumulate_rows` names '{path}', which is not a parameter with "

@@ -1,7 +1,7 @@
 """How moments are stored between steps: what a user may choose, and for which leaves."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -91,7 +91,7 @@ class MomentStorage:
     rounding: Literal["stochastic", "nearest"] = "stochastic"
     min_size: int | None = None
     exclude: Callable[[str, Any], bool] | None = None
-    fields: Mapping[str, Role] | None = None
+    fields: Mapping[str, Role] | None = field(default=None, hash=False)  # has no hash
     seed: int = 0
 
     def __post_init__(self) -> None:

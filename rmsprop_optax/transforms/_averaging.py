@@ -25,9 +25,10 @@ from rmsprop_optax._foundation._dtypes import (
 )
 from rmsprop_optax._foundation._leafwise import map_moments
 from rmsprop_optax._foundation._schedules import next_count
+from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_fields import register, state_fields
 from rmsprop_optax._foundation._state_leaves import check_has_classes
-from rmsprop_optax._foundation._trees import is_leaf, unbox
+from rmsprop_optax._foundation._trees import find_states, is_leaf, unbox
 from rmsprop_optax._foundation._types import Count, PyTree, Scalar
 
 
@@ -130,7 +131,7 @@ def average_params(
         count = next_count(state.count)
         return updates, AverageParamsState(count=count, ema=ema)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return check_states(optax.GradientTransformation(init_fn, update_fn))
 
 
 def _copy(p: Any) -> jax.Array | None:
@@ -169,26 +170,19 @@ def finalize(params: PyTree, opt_state: PyTree) -> PyTree:
       >>> print(rmsprop_optax.finalize(params + updates, opt_state))
       0.6837724
     """
-    if _averages(params):
+    if find_states(params, AverageParamsState):
         raise ValueError(
             "`params` holds an optimizer state: call `finalize(params, opt_state)`, in "
             "this order."
         )
     check_has_classes(opt_state)
-    averages = _averages(opt_state)
+    averages = find_states(opt_state, AverageParamsState)
     if not averages:
         return params
     found = unbox(params)
-    for state in averages:
+    for _, state in averages:
         found = _replace_averaged(found, unbox(state))
     return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(found))
-
-
-def _averages(tree: PyTree) -> list[AverageParamsState]:
-    def is_average(node: Any) -> bool:
-        return isinstance(node, AverageParamsState)
-
-    return list(filter(is_average, jax.tree.leaves(tree, is_leaf=is_average)))
 
 
 def _replace_averaged(params: PyTree, state: AverageParamsState) -> PyTree:

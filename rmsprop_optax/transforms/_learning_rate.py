@@ -10,7 +10,7 @@ import optax
 from rmsprop_optax._foundation._checks import check_flag
 from rmsprop_optax._foundation._dtypes import as_number, real_like
 from rmsprop_optax._foundation._leafwise import map_leaves
-from rmsprop_optax._foundation._schedules import as_schedule, is_schedule, next_count
+from rmsprop_optax._foundation._schedules import as_rate, next_count
 from rmsprop_optax._foundation._types import LearningRate, PyTree
 
 
@@ -59,15 +59,13 @@ def scale_by_learning_rate(
     References:
       Keras 3, `learning_rate`.
     """
-    rate_at = as_schedule(learning_rate)
+    rate = as_rate("learning_rate", learning_rate)
     check_flag("flip_sign", flip_sign)
     sign = -1 if flip_sign else 1
 
-    counts = is_schedule(learning_rate)
-
     def init_fn(params: PyTree) -> PyTree:
         del params
-        if not counts:
+        if not rate.counts:
             return ScaleByLearningRateState()
         return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
 
@@ -75,8 +73,8 @@ def scale_by_learning_rate(
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, PyTree]:
         del params
-        count = state.count if counts else None
-        factor = as_number(sign * rate_at(count))
+        count = state.count if rate.counts else None
+        factor = as_number(sign * rate(count))
         updates = map_leaves(lambda g: g * real_like(factor, g), updates)
         if count is None:
             return updates, ScaleByLearningRateState()

@@ -16,6 +16,7 @@ from rmsprop_optax._foundation._checks import (
 )
 from rmsprop_optax._foundation._leafwise import init_moment, map_moments
 from rmsprop_optax._foundation._schedules import next_count
+from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_fields import register, state_fields
 from rmsprop_optax._foundation._types import PyTree, Scalar
 
@@ -120,4 +121,4 @@ def scale_by_rms(
             return updates, optax.ScaleByRmsState(nu=nu)
         return updates, ScaleByRmsWithCountState(count=count, nu=nu)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return check_states(optax.GradientTransformation(init_fn, update_fn))

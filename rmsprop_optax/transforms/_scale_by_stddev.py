@@ -17,6 +17,7 @@ from rmsprop_optax._foundation._checks import (
 )
 from rmsprop_optax._foundation._leafwise import init_moment, map_moments
 from rmsprop_optax._foundation._schedules import next_count
+from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_fields import register, state_fields
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree, Scalar
@@ -137,7 +138,7 @@ def _scale_by_stddev(
         updates, mu, nu = map_moments(rule, updates, state.mu, state.nu)
         return updates, ScaleByStddevState(mu=mu, nu=nu)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return check_states(optax.GradientTransformation(init_fn, update_fn))
 
 
 def _scale_by_corrected_stddev(
@@ -170,7 +171,7 @@ def _scale_by_corrected_stddev(
         counts = jax.tree.map(_count_update, updates, counts, is_leaf=is_leaf)
         return new, ScaleByStddevWithCountState(clock, counts, mu, nu)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return check_states(optax.GradientTransformation(init_fn, update_fn))
 
 
 def _row_counts(mu: Any) -> Any:

@@ -14,12 +14,7 @@ from rmsprop_optax._foundation._alignment import check_has_params
 from rmsprop_optax._foundation._checks import check_mask, check_parameter_mask
 from rmsprop_optax._foundation._dtypes import as_number, cast, common_dtype, real_like
 from rmsprop_optax._foundation._leafwise import map_leaves
-from rmsprop_optax._foundation._schedules import (
-    as_schedule,
-    check_number_or_schedule,
-    is_schedule,
-    next_count,
-)
+from rmsprop_optax._foundation._schedules import as_decay, as_rate, next_count
 from rmsprop_optax._foundation._trees import map_with_keys, path_of
 from rmsprop_optax._foundation._types import (
     LearningRate,
@@ -81,12 +76,11 @@ def decay_weights(
       Loshchilov and Hutter, [Decoupled Weight Decay
       Regularization](https://arxiv.org/abs/1711.05101), 2019; Keras 3, `weight_decay`.
     """
-    check_number_or_schedule("weight_decay", weight_decay)
+    decay = as_decay("weight_decay", weight_decay)
+    rate = as_rate("learning_rate", learning_rate)
     if mask is not None:
         check_parameter_mask("mask", mask)
-    rate_at = as_schedule(learning_rate)
-    decay_at = as_schedule(weight_decay, "weight_decay")
-    counts = is_schedule(learning_rate) or is_schedule(weight_decay)
+    counts = rate.counts or decay.counts
 
     def init_fn(params: PyTree) -> PyTree:
         del params
@@ -99,7 +93,7 @@ def decay_weights(
     ) -> tuple[PyTree, PyTree]:
         check_has_params(params, "Weight decay")
         count = state.count if counts else None
-        factor = as_number(rate_at(count) * decay_at(count))
+        factor = as_number(rate(count) * decay(count))
 
         def rule(u: jax.Array, p: jax.Array) -> jax.Array:
             dtype = common_dtype(p.dtype, u.dtype)
@@ -110,8 +104,7 @@ def decay_weights(
             return updates, state
         return updates, DecayWeightsState(count=next_count(count))
 
-    decay = optax.GradientTransformation(init_fn, update_fn)
-    return masked_by_params(decay, mask)
+    return masked_by_params(optax.GradientTransformation(init_fn, update_fn), mask)
 
 
 def masked_by_params(

@@ -1,5 +1,6 @@
 """Gradient accumulation: the mean of k gradients, one update."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -22,8 +23,10 @@ from rmsprop_optax._foundation._dtypes import (
 )
 from rmsprop_optax._foundation._leafwise import init_moment
 from rmsprop_optax._foundation._schedules import is_schedule, next_count
+from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_fields import register, state_fields
 from rmsprop_optax._foundation._trees import (
+    find_states,
     is_gradient_leaf,
     is_leaf,
     leaves_with_paths,
@@ -72,6 +75,7 @@ class GradientSums(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class DenseSums:
     """Sums of dense gradients, one array for each parameter."""
 
@@ -124,9 +128,9 @@ def accumulate_gradients(
 
     Args:
       inner: The transformation. Everything in it moves with updates, not with calls.
-      gradient_accumulation_steps: k, the calls of an update, at least 2; or a function
+      gradient_accumulation_steps: k, the calls of an update, at least 1; or a function
         from the number of updates so far to k, which is rounded to an integer; less than
-        1 counts as 1.
+        1 counts as 1. With 1, each call is an update.
       sums: How gradients are added up. For tables whose gradients come as
         [`RowSlices`][rmsprop_optax.sparse.RowSlices] give
         [`sparse.RowSums`][rmsprop_optax.sparse.RowSums]; None: all gradients are dense.
@@ -137,7 +141,7 @@ def accumulate_gradients(
       [`has_updated`][rmsprop_optax.has_updated] tells whether the last call was one.
 
     Raises:
-      ValueError: For a number of steps less than 2.
+      ValueError: For a number of steps less than 1.
       TypeError: For one that is not an integer; at the first trace, for a gradient by
         rows without `sparse.RowSums`.
 
@@ -156,8 +160,8 @@ def accumulate_gradients(
       Keras 3, `gradient_accumulation_steps`; Optax, `MultiSteps`.
     """
     name = "gradient_accumulation_steps"
-    if not is_schedule(gradient_accumulation_steps, name):
-        check_whole_number(name, gradient_accumulation_steps, least=2)
+    if not is_schedule(name, gradient_accumulation_steps):
+        check_whole_number(name, gradient_accumulation_steps, least=1)
     check_flag("use_grad_mean", use_grad_mean)
     adds = DenseSums() if sums is None else sums
     inner = checked_inner(inner)
@@ -204,7 +208,7 @@ def accumulate_gradients(
             inner_state=outcome.state,
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 def has_updated(opt_state: PyTree) -> jax.Array:
@@ -233,18 +237,14 @@ def has_updated(opt_state: PyTree) -> jax.Array:
       True
       False
     """
-
-    def is_accumulation(node: Any) -> bool:
-        return isinstance(node, AccumulateGradientsState)
-
-    nodes = jax.tree.leaves(unbox(opt_state), is_leaf=is_accumulation)
-    found = [node for node in nodes if is_accumulation(node)]
+    found = find_states(unbox(opt_state), AccumulateGradientsState)
     if len(found) != 1:
         raise ValueError(
             f"`opt_state` holds {len(found)} states of `accumulate_gradients`, not one: "
             "give the part that belongs to it."
         )
-    return (found[0].count == 0) & (found[0].gradient_step > 0)
+    [(_, state)] = found
+    return (state.count == 0) & (state.gradient_step > 0)
 
 
 def _left(g: Any, total: Any, unused: Any) -> Any:

@@ -10,6 +10,7 @@ import optax
 
 from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
+from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
 
@@ -62,7 +63,7 @@ def cautious(
             return jax.tree.map(_agreeing, updates, new, is_leaf=is_leaf), state
         return jax.tree.map(_agreeing, updates, new, where, is_leaf=is_leaf), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+    return check_states(optax.GradientTransformationExtraArgs(inner.init, update_fn))
 
 
 def _agreeing(g: Any, update: Any, where: jax.Array | None = None) -> Any:

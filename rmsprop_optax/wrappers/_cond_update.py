@@ -1,4 +1,4 @@
-"""An update that runs only where a condition holds."""
+"""An update that runs only where a condition holds, such as that gradients are finite."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._axes import sharded_like
+from rmsprop_optax._foundation._axes import bound_axes, sharded_like
 from rmsprop_optax._foundation._dtypes import cast, common_dtype
-from rmsprop_optax._foundation._trees import is_leaf, rebuild, zeros_like
-from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax._foundation._trees import is_inexact, is_leaf, rebuild, zeros_like
+from rmsprop_optax._foundation._types import AxisName, PyTree
 from rmsprop_optax.wrappers._precision import keep_types
 
 Update = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
@@ -72,3 +72,13 @@ def _fits(operand: Any, update: Any) -> bool:
     if is_leaf(operand) or is_leaf(update) or operand.shape != update.shape:
         return False
     return common_dtype(operand.dtype, update.dtype) == operand.dtype
+
+
+def all_finite(updates: PyTree, axis_name: AxisName | None = None) -> jax.Array:
+    """A boolean scalar: no leaf holds an infinity or a NaN, on any device of an axis."""
+    leaves = [leaf for leaf in jax.tree.leaves(updates) if is_inexact(leaf)]
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
+    here = jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
+    if axis_name is None:
+        return here
+    return jax.lax.pmin(here.astype(jnp.int32), bound_axes(axis_name)) == 1

@@ -15,12 +15,12 @@ from rmsprop_optax._foundation._checks import (
     check_whole_number,
     checked_inner,
 )
+from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_leaves import check_has_classes
-from rmsprop_optax._foundation._trees import path_of
+from rmsprop_optax._foundation._trees import find_states
 from rmsprop_optax._foundation._types import AxisName, Count, PyTree, Scalar
 from rmsprop_optax.transforms._loss_scale import UnscaleLossState, divide_wide
-from rmsprop_optax.wrappers._cond_update import cond_update
-from rmsprop_optax.wrappers._finite import all_finite
+from rmsprop_optax.wrappers._cond_update import all_finite, cond_update
 from rmsprop_optax.wrappers._precision import round_to
 
 # The scale and its inverse are normal float32 numbers between these.
@@ -40,6 +40,9 @@ class DynamicLossScaleState(NamedTuple):
     count: jax.Array
     loss_scale: jax.Array
     inner_state: PyTree
+
+
+_SCALED = (UnscaleLossState, DynamicLossScaleState)
 
 
 def dynamic_loss_scale(
@@ -125,11 +128,11 @@ def dynamic_loss_scale(
             inner_state=outcome.state,
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 def _check_no_scale(inner_state: PyTree) -> None:
-    found = _loss_scales(inner_state)
+    found = find_states(inner_state, *_SCALED)
     if found:
         raise ValueError(
             f"The inner transformation has a loss scale already, at {found[0][0]!r}: "
@@ -166,28 +169,12 @@ def scale_loss(loss: jax.Array, opt_state: PyTree) -> jax.Array:
       512.0
     """
     check_has_classes(opt_state)
-    found = _loss_scales(opt_state)
+    found = find_states(opt_state, *_SCALED)
     check_found_once(
         [path for path, _ in found],
         what="the loss scales",
         remedy="Scale once: around the chain or partition, not inside each part of it.",
     )
-    for _, scale in found:
-        return loss * scale.astype(jnp.result_type(loss))
+    for _, state in found:
+        return loss * state.loss_scale.astype(jnp.result_type(loss))
     return loss
-
-
-def _loss_scales(state: PyTree) -> list[tuple[str, jax.Array]]:
-    """Every loss scale in a state behind its path, those inside wrappers too."""
-
-    def is_scaled(node: Any) -> bool:
-        return isinstance(node, (UnscaleLossState, DynamicLossScaleState))
-
-    found = []
-    for keys, node in jax.tree_util.tree_leaves_with_path(state, is_leaf=is_scaled):
-        if not is_scaled(node):
-            continue
-        found.append((path_of(keys), node.loss_scale))
-        if isinstance(node, DynamicLossScaleState):
-            found.extend(_loss_scales(node.inner_state))
-    return found

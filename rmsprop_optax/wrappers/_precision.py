@@ -10,6 +10,7 @@ import optax
 from rmsprop_optax._foundation._axes import sharded_like
 from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
+from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf, map_values
 from rmsprop_optax._foundation._types import PyTree
 
@@ -56,7 +57,7 @@ def in_float32(
         new, new_state = inner.update(wide, state, params, **extra_args)
         return round_to(updates, new), keep_types(state, new_state)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 def keep_update_dtypes(
@@ -71,7 +72,7 @@ def keep_update_dtypes(
         new, state = inner.update(updates, state, params, **extra_args)
         return round_to(updates, new), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
+    return check_states(optax.GradientTransformationExtraArgs(inner.init, update_fn))
 
 
 def keep_types(old: PyTree, new: PyTree) -> PyTree:

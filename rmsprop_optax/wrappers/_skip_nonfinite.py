@@ -13,8 +13,7 @@ from rmsprop_optax._foundation._checks import check_whole_number, checked_inner
 from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._types import AxisName, Count, PyTree
-from rmsprop_optax.wrappers._cond_update import cond_update
-from rmsprop_optax.wrappers._finite import all_finite
+from rmsprop_optax.wrappers._cond_update import all_finite, cond_update
 
 
 class SkipNonfiniteState(NamedTuple):

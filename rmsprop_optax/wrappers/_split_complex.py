@@ -10,6 +10,7 @@ import optax
 
 from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import common_dtype, leaf_dtype, real_dtype
+from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf
 from rmsprop_optax._foundation._types import PyTree
 
@@ -71,7 +72,7 @@ def split_complex(
         new, state = inner.update(updates, _split(state), params, **extra_args)
         return _join(new), _join(state)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
 def _split(tree: PyTree) -> PyTree:

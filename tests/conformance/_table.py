@@ -27,6 +27,12 @@ EVERYTHING = {
 INT8 = ro.MomentStorage("int8", block_size=4, min_size=0)
 BFLOAT16 = ro.MomentStorage("bfloat16")
 
+
+def read_rate() -> float:
+    """A learning rate that is read live."""
+    return 0.1
+
+
 TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "scale_by_rms": ro.scale_by_rms,
     "scale_by_rms, corrected, eps outside": lambda: ro.scale_by_rms(
@@ -48,7 +54,7 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "scale_by_learning_rate, schedule": lambda: ro.scale_by_learning_rate(
         optax.linear_schedule(1.0, 0.0, 9)
     ),
-    "scale_by_learning_rate, live": lambda: ro.scale_by_learning_rate(lambda: 0.1),
+    "scale_by_learning_rate, live": lambda: ro.scale_by_learning_rate(read_rate),
     "unscale_loss": lambda: ro.unscale_loss(8.0),
     "zeros_for_missing": ro.zeros_for_missing,
     "cautious": lambda: ro.cautious(ro.rmsprop(momentum=0.9)),

@@ -174,8 +174,8 @@ def test_a_rounded_hyperparameter_is_explained(name: str) -> None:
 @pytest.mark.parametrize(
     ("argument", "hint"),
     [
-        ("lr", "`dialects.timm`, `dialects.torch` have it"),
-        ("alpha", "`dialects.timm`, `dialects.torch` have it"),
+        ("lr", "`dialects.torch`, `dialects.timm` have it"),
+        ("alpha", "`dialects.torch`, `dialects.timm` have it"),
         ("eps", "`dialects.optax`"),
         ("decay", "`dialects.tf1`"),
         ("beta_2", "Those of `rmsprop` are learning_rate, rho, momentum, epsilon"),

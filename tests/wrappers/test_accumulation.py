@@ -33,6 +33,30 @@ def test_is_one_step_on_the_mean(k: int) -> None:
         np.testing.assert_array_equal(state.acc_grads, np.zeros(3))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("wrap", [jax.jit, lambda f: f], ids=["jit", "eager"])
+def test_one_call_is_one_update(wrap: Any, dtype: str) -> None:
+    inner = rmsprop(optax.linear_schedule(0.1, 0.0, 9), momentum=0.9, weight_decay=0.1)
+    tx, params = accumulate_gradients(inner, 1), jnp.ones(3, dtype)
+    state, inner_state = tx.init(params), inner.init(params)
+    assert not has_updated(state)
+    step, inner_step = wrap(tx.update), wrap(inner.update)
+    for g in np.random.default_rng(0).normal(size=(5, 3)):
+        updates, state = step(jnp.asarray(g, dtype), state, params)
+        expected, inner_state = inner_step(jnp.asarray(g, dtype), inner_state, params)
+        assert updates.dtype == expected.dtype
+        # A compiled branch rounds elsewhere than what runs operation by operation.
+        rtol = 4 * float(jnp.finfo(jnp.float32).eps) if dtype == "float32" else 0.0
+        np.testing.assert_allclose(
+            updates.astype(jnp.float32), expected.astype(jnp.float32), rtol=rtol
+        )
+        assert has_updated(state)
+        assert not state.acc_grads.any()
+    assert state.gradient_step == 5
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        accumulate_gradients(inner, 0)
+
+
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_bad_microbatch_does_not_outlive_its_update(bad: float, place: int) -> None:
