@@ -18,16 +18,21 @@ Nothing is dropped without an error: what one side cannot hold, a missing or an 
 key, a name that two have, a wrong shape, and a value that is not finite are errors that
 name it.
 
-These arguments mean the same in every function that has them:
+These arguments are the same in every function that has them. The functions describe what
+is special to them.
 
+* ``params``: our parameters, whose tree, shapes, dtypes and shardings the result has.
+* ``opt_state``: to import, the place to put the state, ``tx.init(params)``: the result
+  has its structure, dtypes and shardings.
+* ``tx``: the transformation that goes on, with the numbers of the run.
 * ``names``: from our paths, or the paths of our layers, to the framework's names:
   ``{"hidden": "fc1"}``. A parameter that is not in it is looked for by its own path, as
   the end of a name.
 * ``layouts``: by the last part of a path and its number of axes, what the framework calls
   such a weight, and its axes (`Layout`).
 * ``convert``: by path, a function that brings a NumPy array into the layout of the other
-  side: ``{"dense/kernel": np.transpose}``. It takes the place of ``layouts``.
-* ``ignore_weights`` (``ignore`` of ``import_params`` and ``export_params``): regular
+  side, in the place of ``layouts``: ``{"dense/kernel": np.transpose}``.
+* ``ignore_weights``, or ``ignore`` of ``import_params`` and ``export_params``: regular
   expressions of names that are not wanted. A weight that no parameter takes is an error
   otherwise.
 * ``order``: the paths of our parameters in the order in which the framework's optimizer
@@ -37,6 +42,8 @@ These arguments mean the same in every function that has them:
   of the same shape could be swapped.
 * ``ignore``: names of the run's numbers that may differ from those of ``tx``.
 * ``key``: the entry of a file that holds the weights, or the state, beside other things.
+* ``step``: how many updates the run has made. None: as the state counts them; where
+  nothing in it needs a count, as ``like`` says.
 """
 
 from rmsprop_optax.interchange import keras, tf1, torch

@@ -92,7 +92,7 @@ def check_ignored(ignore: Iterable[str], *kinds: str) -> frozenset[str]:
     """The names in ``ignore``, all of which a run of one of these dialects has."""
     names = check_names("ignore", ignore)
     configs = {kind: getattr(dialects, kind)().config for kind in kinds}
-    known = {n for kind, config in configs.items() for n in _options_of(kind, config)}
+    known = {n for kind, x in configs.items() for n in _arguments(kind, x).values()}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"`ignore` names {unknown}, the run has {sorted(known)}.")
@@ -149,8 +149,7 @@ def compare(
       ignored: Names of the framework's that may differ.
       path: The parameter, for the message.
     """
-    options = _options_of(run.dialect, run.config)
-    names = {option: name for name, option in options.items()}
+    names = _arguments(run.dialect, run.config)
     for option in sorted(_OPTIONS, key=lambda option: option in names):
         name, needed = names.get(option), _NEEDS.get(option)
         known = name in run.numbers if name else option in _FORMULA
@@ -177,13 +176,15 @@ def compare(
         )
 
 
-def _options_of(dialect: str, config: RmspropConfig) -> dict[str, str]:
-    """From the arguments of a dialect to the options that they are."""
+def _arguments(dialect: str, config: RmspropConfig) -> dict[str, str]:
+    """Options that are arguments of a dialect, with their names there."""
     named = {option: config.argument(option) for option in _OPTIONS}
-    parameters = parameters_of(dialect)
-    # The argument `weight_decay` may be `coupled_decay`: then it is not `weight_decay`.
-    by_name = sorted(named, key=lambda option: named[option] != option)
-    return {named[option]: option for option in by_name if named[option] in parameters}
+    # An argument `weight_decay` that is `coupled_decay` is not `weight_decay` too.
+    renamed = {name for option, name in named.items() if name != option}
+    theirs = parameters_of(dialect)
+    return {
+        o: n for o, n in named.items() if n in theirs and (n != o or n not in renamed)
+    }
 
 
 def _known(ours: Any) -> Any:

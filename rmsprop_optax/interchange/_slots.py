@@ -80,10 +80,10 @@ class Slots(NamedTuple):
         return found.pop() if found else None
 
 
+_SECONDS = (optax.ScaleByRmsState, ScaleByStddevState)
 _NODES = (
-    optax.ScaleByRmsState,
+    *_SECONDS,
     ScaleByRmsWithCountState,
-    ScaleByStddevState,
     ScaleByStddevWithCountState,
     optax.TraceState,
     ScaleByLearningRateState,
@@ -244,8 +244,7 @@ def nodes(opt_state: PyTree) -> list[Any]:
 
 def parameters_like(opt_state: PyTree) -> PyTree:
     """A tree like the parameters: the second moments, of all groups of a partition."""
-    seconds = (optax.ScaleByRmsState, ScaleByStddevState)
-    return _merge([node.nu for node in nodes(opt_state) if isinstance(node, seconds)])
+    return _merge([node.nu for node in nodes(opt_state) if isinstance(node, _SECONDS)])
 
 
 def _merge(groups: list[Any]) -> Any:
@@ -267,11 +266,10 @@ def _merge(groups: list[Any]) -> Any:
 
 def _in_order(opt_state: PyTree) -> Iterator[tuple[Any, bool]]:
     """Each node, and whether the learning rate comes before it in its chain."""
-    seconds = (optax.ScaleByRmsState, ScaleByStddevState)
     rates = (ScaleByLearningRateState, optax.ScaleByScheduleState)
     lr_seen = False
     for node in nodes(opt_state):
-        if isinstance(node, seconds):
+        if isinstance(node, _SECONDS):
             lr_seen = False
         lr_seen = lr_seen or isinstance(node, rates)
         yield node, lr_seen
@@ -314,7 +312,7 @@ def _trained_by(node: Any) -> list[str]:
     """The paths of the parameters whose moments are inside of a state."""
     held: dict[str, Leaves] = {}
     for inner, _ in _in_order(node.inner_state):
-        if isinstance(inner, (optax.ScaleByRmsState, ScaleByStddevState)):
+        if isinstance(inner, _SECONDS):
             _collect(held, "nu", inner.nu)
     return list(held.get("nu", ()))
 

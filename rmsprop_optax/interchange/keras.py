@@ -1,7 +1,11 @@
-"""Runs of `keras.optimizers.RMSprop`, from memory and from Keras's files, and back."""
+"""Runs of `keras.optimizers.RMSprop`, from memory and from Keras's files, and back.
+
+What a function does not say of its arguments is on the page of
+[`interchange`][rmsprop_optax.interchange].
+"""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -103,16 +107,7 @@ def import_run(
 
     Args:
       foreign: The compiled model, or its file.
-      params: As for [`import_params`][rmsprop_optax.interchange.keras.import_params].
-      opt_state: As for [`import_state`][rmsprop_optax.interchange.keras.import_state].
-      tx: As there.
-      names: See the page of the module.
-      layouts: See there; moments are laid out as their weights.
-      convert: See there; for the weight and its moments.
-      ignore_weights: See there.
-      order: See there. None: that of ``model.trainable_variables``, which a file does not
-        tell.
-      ignore: See there.
+      order: None: that of ``model.trainable_variables``, which a file does not tell.
 
     Returns:
       The parameters and the state.
@@ -128,15 +123,15 @@ def import_run(
       ...
       FileNotFoundError: [Errno 2] No such file or directory: 'none.keras'
     """
-    theirs = _model_weights(foreign, params)
+    theirs, read_array = _model_weights(foreign, params)
     ignored = check_names("ignore_weights", ignore_weights)
-    weights = find_weights(params, _names(theirs), names, layouts, ignored, "/")
+    weights = find_weights(params, theirs, names, layouts, ignored, "/")
     held = read(opt_state).nu
     if order is None and hasattr(foreign, "trainable_variables"):
         paths = {w.name: w.path for w in weights}
         order = [paths[v.path] for v in foreign.trainable_variables]
         order = [path for path in order if path in held]
-    moved = import_weights(params, weights, dict(theirs).__getitem__, convert)
+    moved = import_weights(params, weights, read_array, convert)
     opt_state = import_state(
         getattr(foreign, "optimizer", foreign),
         opt_state,
@@ -167,12 +162,7 @@ def import_params(
         read by h5py, without Keras. A file names layers, but not the weights of a layer:
         they are numbered (``my_layer/0``) where the layer is not one of Keras's usual
         ones.
-      params: Our parameters, whose tree, shapes, dtypes and shardings the result has.
-      names: See the page of the module:
-        ``{"hidden": "dense_1", "out/kernel": "my_layer/0"}``.
-      layouts: See there.
-      convert: See there.
-      ignore: ``ignore_weights`` there.
+      names: Such as ``{"hidden": "dense_1", "out/kernel": "my_layer/0"}``.
 
     Returns:
       A tree like ``params``.
@@ -192,9 +182,9 @@ def import_params(
       >>> print(params["dense"]["kernel"].T)
       [[1. 1.]]
     """
-    theirs = _model_weights(foreign, params)
-    weights = find_weights(params, _names(theirs), names, layouts, ignore, "/")
-    return import_weights(params, weights, dict(theirs).__getitem__, convert)
+    theirs, read_array = _model_weights(foreign, params)
+    weights = find_weights(params, theirs, names, layouts, ignore, "/")
+    return import_weights(params, weights, read_array, convert)
 
 
 def export_params(
@@ -209,12 +199,7 @@ def export_params(
     """Our parameters by the names that a Keras model has for them.
 
     Args:
-      params: Our parameters.
       like: The Keras model.
-      names: See the page of the module.
-      layouts: See there.
-      convert: See there.
-      ignore: ``ignore_weights`` there.
 
     Returns:
       Arrays by ``variable.path``: load them by ``variable.assign(arrays[variable.path])``
@@ -231,10 +216,9 @@ def export_params(
       >>> interchange.keras.export_params({"dense": {"bias": jnp.ones(2)}}, model)
       {'model/dense/bias': array([1., 1.], dtype=float32)}
     """
-    theirs = _model_weights(like, params)
-    weights = find_weights(params, _names(theirs), names, layouts, ignore, "/")
-    arrays = dict(theirs)
-    return export_weights(weights, lambda name: np.shape(arrays[name]), convert)
+    theirs, read_array = _model_weights(like, params)
+    weights = find_weights(params, theirs, names, layouts, ignore, "/")
+    return export_weights(weights, lambda name: read_array(name).shape, convert)
 
 
 def import_state(
@@ -257,17 +241,13 @@ def import_state(
         order, as a sequence or as the mapping that ``save_own_variables`` fills; or the
         path of a ``.keras`` or ``.weights.h5`` file, which is read by h5py, without
         Keras.
-      opt_state: The place to put it: ``tx.init(params)``.
-      tx: The transformation that goes on: [`rmsprop`][rmsprop_optax.rmsprop] with the
-        arguments that the run had, or a chain or a wrapper with it inside.
-      order: See the page of the module: that of ``model.trainable_variables``.
-      convert: See there.
-      ignore: See there: ``("learning_rate",)``.
+      tx: [`rmsprop`][rmsprop_optax.rmsprop] with the arguments that the run had, or a
+        chain or a wrapper with it inside.
+      order: That of ``model.trainable_variables``.
 
     Returns:
-      A state like ``opt_state``, of the same structure, dtypes and shardings. Under
-      `optax.inject_hyperparams` the learning rate is in it too; else the
-      transformation's own goes on.
+      A state like ``opt_state``. Under `optax.inject_hyperparams` the learning rate is in
+      it too; else the transformation's own goes on.
 
     Raises:
       ValueError: For what does not fit, by variable and path: too many or too few, a
@@ -330,12 +310,6 @@ def export_state(
       like: The Keras optimizer that is to go on, built; or its variables, or its file, as
         ``foreign`` of [`import_state`][rmsprop_optax.interchange.keras.import_state]. Its
         learning rate is kept, unless ours is in the state (`optax.inject_hyperparams`).
-      tx: The transformation of the run, whose numbers must be those of ``like``.
-      order: As for `import_state`.
-      convert: See the page of the module.
-      ignore: See there.
-      step: How many updates the run has made. None: as the state counts them; where
-        nothing in it needs a count, as ``like`` says.
 
     Returns:
       As many arrays as ``like`` has variables, of their shapes.
@@ -371,11 +345,8 @@ def export_state(
                 calls = as_count(old, _ITERATION) // k * k + current.micro
             result.append(np.asarray(calls, np.int32))
         elif slot == "learning_rate":
-            rate = (
-                as_number(old, _RATE)
-                if current.learning_rate is None
-                else current.learning_rate
-            )
+            rate = current.learning_rate
+            rate = as_number(old, _RATE) if rate is None else rate
             result.append(np.asarray(rate, np.float32))
         else:
             path = where[i].path
@@ -414,18 +385,19 @@ def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
     write_variables(fspath(path), arrays)
 
 
-def _model_weights(foreign: Any, params: PyTree) -> list[tuple[str, np.ndarray]]:
-    """The names and arrays of a model, or of its file. A model may repeat a name."""
+def _model_weights(
+    foreign: Any, params: PyTree
+) -> tuple[list[str], Callable[[str], np.ndarray]]:
+    """The names in a model or its file, some maybe twice; and the array of a name."""
     if isinstance(foreign, (str, PathLike)):
         sizes = [math.prod(np.shape(x)) for x in jax.tree.leaves(params)]
-        return list(read_weights(fspath(foreign), max([1, *sizes])).items())
+        arrays = read_weights(fspath(foreign), max([1, *sizes]))
+        return list(arrays), arrays.__getitem__
     if not hasattr(foreign, "weights"):
         raise TypeError(f"`foreign` must be a Keras model or its file, got {foreign!r}.")
-    return [(variable.path, _as_numpy(variable)) for variable in foreign.weights]
-
-
-def _names(weights: list[tuple[str, np.ndarray]]) -> list[str]:
-    return [name for name, _ in weights]
+    variables = {variable.path: variable for variable in foreign.weights}
+    names = [variable.path for variable in foreign.weights]
+    return names, lambda name: _as_numpy(variables[name])
 
 
 def _as_numpy(variable: Any) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Runs of `tf.compat.v1.train.RMSPropOptimizer`, in and out.
 
 tf.keras 2 (`tf.keras.optimizers.legacy.RMSprop`) has slots of the same names and
-meanings; its `momentum` is there only with momentum.
+meanings; its `momentum` is there only with momentum. What a function does not say of its
+arguments is on the page of [`interchange`][rmsprop_optax.interchange].
 """
 
 import math
@@ -61,12 +62,7 @@ def import_run(
 
     Args:
       foreign: The prefix of the checkpoint.
-      params: As for [`import_params`][rmsprop_optax.interchange.tf1.import_params].
-      opt_state: As for [`import_state`][rmsprop_optax.interchange.tf1.import_state].
-      names: See the page of the module.
-      convert: See there; for the variable and its slots.
-      ignore_weights: See there.
-      optimizer_name: As for `import_state`.
+      optimizer_name: As for [`import_state`][rmsprop_optax.interchange.tf1.import_state].
 
     Returns:
       The parameters and the state.
@@ -109,11 +105,8 @@ def import_params(
 
     Args:
       foreign: Arrays by the variable's name; or the prefix of a checkpoint.
-      params: Our parameters, whose tree, shapes, dtypes and shardings the result has.
-      names: See the page of the module; names of variables without ``:0``.
-      convert: See there.
-      ignore: ``ignore_weights`` there; ``global_step`` and the optimizer's slots are
-        ignored anyway.
+      names: Names of variables are without ``:0``.
+      ignore: Beside ``global_step`` and the optimizer's slots.
       optimizer_name: As for [`import_state`][rmsprop_optax.interchange.tf1.import_state].
 
     Returns:
@@ -150,18 +143,15 @@ def import_state(
         ``{"rms": {...}, "momentum": {...}}``, with ``"mg"`` where the run is centered,
         and ``"global_step"``, a number, where there is one. Or the prefix of a
         checkpoint that `tf.compat.v1.train.Saver` wrote (``"model.ckpt-1000"``).
-      opt_state: The place to put it: ``tx.init(params)`` of
-        [`dialects.tf1`][rmsprop_optax.dialects].
-      names: See the page of the module; names of variables without ``:0``. A path that
-        is not in it is the name itself, whole.
-      convert: See there.
+      opt_state: Of [`dialects.tf1`][rmsprop_optax.dialects].
+      names: Names of variables are without ``:0``. A path that is not in it is the name
+        itself, whole.
       optimizer_name: The ``name`` that the optimizer had, by which a checkpoint names
         its slots.
 
     Returns:
-      A state like ``opt_state``, of the same structure, dtypes and shardings. Without
-      ``global_step`` its counts stay what they are: TensorFlow's optimizer itself counts
-      nothing.
+      A state like ``opt_state``. Without ``global_step`` its counts stay what they are:
+      TensorFlow's optimizer itself counts nothing.
 
     Raises:
       ValueError: For what does not fit, by key and path: missing or unknown slots or
@@ -204,20 +194,15 @@ def import_state(
     result = {}
     for slot, name in _SLOTS.items():
         ours = getattr(current, slot) is not None
-        theirs = name in foreign
         if slot != "trace" or ours:
-            check_slot(f"`{name}`", theirs, ours, "The TensorFlow state")
+            check_slot(f"`{name}`", name in foreign, ours, "The TensorFlow state")
         if not ours:
             continue
-        check_keys(
-            foreign[name], list(where), list(where), f"`{name}` of the TensorFlow state"
-        )
+        arrays, key = foreign[name], f"`{name}` of the TensorFlow state"
+        check_keys(arrays, list(where), list(where), key)
         result[slot] = {
             place.path: checked_array(
-                foreign[name][variable],
-                f"`{name}[{variable!r}]`",
-                place,
-                square=slot == "nu",
+                arrays[variable], f"`{name}[{variable!r}]`", place, square=slot == "nu"
             )
             for variable, place in where.items()
         }
@@ -238,8 +223,6 @@ def export_state(
     Args:
       opt_state: A state of [`dialects.tf1`][rmsprop_optax.dialects].
       names: As for [`import_state`][rmsprop_optax.interchange.tf1.import_state].
-      convert: See the page of the module.
-      step: How many updates the run has made; None: as the state counts them.
 
     Returns:
       The slots by name: ``"rms"``, ``"momentum"`` (zeros without momentum, for
@@ -289,9 +272,7 @@ def _read_checkpoint(
     prefix: str | PathLike[str], names: Iterable[str], optimizer_name: str, centered: bool
 ) -> dict[str, Any]:
     """The slots of a checkpoint, in the order in which the optimizer makes them."""
-    prefix, slots = fspath(prefix), ["rms", "mg", "momentum"]
-    if not centered:
-        slots.remove("mg")
+    prefix, slots = fspath(prefix), ["rms", *["mg"] * centered, "momentum"]
     entries = {
         f"{name}/{optimizer_name}{f'_{i}' if i else ''}": (slot, name)
         for name in names

@@ -1,4 +1,8 @@
-"""Runs of `torch.optim.RMSprop` (and of timm's RMSpropTF), in and out."""
+"""Runs of `torch.optim.RMSprop` (and of timm's RMSpropTF), in and out.
+
+What a function does not say of its arguments is on the page of
+[`interchange`][rmsprop_optax.interchange].
+"""
 
 from collections.abc import Collection, Iterable, Mapping
 from os import PathLike
@@ -101,19 +105,11 @@ def import_run(
 
     Args:
       foreign: A checkpoint with the state dictionaries of both, or its path.
-      params: As for [`import_params`][rmsprop_optax.interchange.torch.import_params].
-      opt_state: As for [`import_state`][rmsprop_optax.interchange.torch.import_state].
-      tx: As there.
       model: The key of the model's state dictionary.
       optimizer: The key of the optimizer's.
-      names: See the page of the module.
-      layouts: See there; moments are laid out as their weights.
-      convert: See there; for the weight and its moments.
-      ignore_weights: See there.
-      order: See there. None: the names in the optimizer's state; without names, for one
-        parameter group, the order of the model's weights.
-      ignore: See there.
-      fresh: As for `import_state`.
+      order: None: the names in the optimizer's state; without names, for one parameter
+        group, the order of the model's weights.
+      fresh: As for [`import_state`][rmsprop_optax.interchange.torch.import_state].
 
     Returns:
       The parameters and the state.
@@ -204,12 +200,8 @@ def import_params(
     Args:
       foreign: What ``model.state_dict()`` returned; or the path of a ``.pt`` file, read
         with ``weights_only=True``, or of a ``.safetensors`` file.
-      params: Our parameters, whose tree, shapes, dtypes and shardings the result has.
-      names: See the page of the module: ``{"hidden": "fc1", "scale": "norm.weight"}``.
-      layouts: See there: ``{**LAYOUTS, ("w", 2): Layout(("weight",), (1, 0))}``.
-      convert: See there.
-      ignore: ``ignore_weights`` there.
-      key: See there.
+      names: Such as ``{"hidden": "fc1", "scale": "norm.weight"}``.
+      layouts: Such as ``{**LAYOUTS, ("w", 2): Layout(("weight",), (1, 0))}``.
 
     Returns:
       A tree like ``params``.
@@ -248,13 +240,8 @@ def export_params(
     """Our parameters as what ``model.load_state_dict`` takes.
 
     Args:
-      params: Our parameters.
       like: ``model.state_dict()`` of the model that is to have them; what `ignore` names
         stays as it is there.
-      names: See the page of the module.
-      layouts: See there.
-      convert: See there.
-      ignore: ``ignore_weights`` there.
 
     Returns:
       A state dictionary of tensors in the dtypes of ``like``.
@@ -305,23 +292,18 @@ def import_state(
     Args:
       foreign: What ``optimizer.state_dict()`` returned; or the path of a file that
         `torch.save` wrote, which is read with ``weights_only=True``, without pickle.
-      opt_state: The place to put it: ``tx.init(params)``.
-      tx: The transformation that goes on: [`dialects.torch`][rmsprop_optax.dialects], or
-        `optax.partition` of several for parameter groups; `dialects.timm` for a run of
-        timm's RMSpropTF. The numbers of each group must be those of its parameters here.
-      order: See the page of the module: our paths, with None for a parameter that is
-        frozen there and not held here; or a mapping from path to name, for an optimizer
-        that was built from ``model.named_parameters()``.
-      convert: See there: ``{"dense/kernel": np.transpose}`` for `torch.nn.Linear`.
-      key: See there.
-      ignore: See there: ``("lr",)``.
+      tx: [`dialects.torch`][rmsprop_optax.dialects], or `optax.partition` of several for
+        parameter groups; `dialects.timm` for a run of timm's RMSpropTF. The numbers of
+        each group must be those of its parameters here.
+      order: With None for a parameter that is frozen there and not held here; or a
+        mapping from path to name, for an optimizer that was built from
+        ``model.named_parameters()``.
       fresh: The paths of parameters that PyTorch has no state for, because they were
         frozen: they keep what they have in ``opt_state``.
 
     Returns:
-      A state like ``opt_state``, of the same structure, dtypes and shardings. Under
-      `optax.inject_hyperparams` the numbers of the parameter group are in it too, the
-      learning rate among them.
+      A state like ``opt_state``. Under `optax.inject_hyperparams` the numbers of the
+      parameter group are in it too, the learning rate among them.
 
     Raises:
       ValueError: For what does not fit, by key and path: missing or unknown keys, a
@@ -370,7 +352,11 @@ def import_state(
                     slots[name], f"`{where}[{name!r}]`", place, square=slot == "nu"
                 )
     count = _one_step(steps)
-    numbers = {p: n for group in groups for p, n in _moved(group, current)}
+    numbers = {
+        place.path: group.injected_numbers(place.path, current)
+        for group in groups
+        for place in group.held.values()
+    }
     imported = Slots(updates=count, micro=0, calls=count, hyperparams=numbers, **result)
     return write(opt_state, imported)
 
@@ -392,13 +378,8 @@ def export_state(
         `dialects.timm`, for timm).
       like: ``optimizer.state_dict()`` of the optimizer that is to go on: its parameter
         groups are kept, with their numbers.
-      tx: The transformation of the run, whose numbers must be those of ``like``.
       order: As for [`import_state`][rmsprop_optax.interchange.torch.import_state].
-      convert: See the page of the module.
-      ignore: See there.
-      step: How many updates the run has made, which PyTorch writes down and RMSprop
-        does not use. None: as the state counts them; where nothing in it needs a count,
-        as ``like`` says.
+      step: PyTorch writes it down, and RMSprop does not use it.
 
     Returns:
       A state dictionary of tensors. Under `optax.inject_hyperparams` its groups have the
@@ -481,6 +462,13 @@ class _Group(NamedTuple):
         names = {ours: "lr" if ours in RATE_NAMES else ours for ours in injected}
         return {ours: theirs for ours, theirs in names.items() if theirs in self.numbers}
 
+    def injected_numbers(self, path: str, current: Slots) -> dict[str, float]:
+        """The group's values of these numbers, under the names in the state."""
+        return {
+            ours: as_number(self.numbers[theirs], f"`{theirs}` of {self.key}")
+            for ours, theirs in self.injected(path, current).items()
+        }
+
 
 def _read_groups(
     state_dict: Mapping[str, Any],
@@ -540,35 +528,19 @@ def _compare(
             compare(run, configs[place.path], ignored.union(moved), place.path)
 
 
-def _moved(group: _Group, current: Slots) -> list[tuple[str, dict[str, float]]]:
-    """The numbers of a group that a state under `optax.inject_hyperparams` takes."""
-    return [
-        (
-            place.path,
-            {
-                ours: as_number(group.numbers[theirs], f"`{theirs}` of {group.key}")
-                for ours, theirs in group.injected(place.path, current).items()
-            },
-        )
-        for place in group.held.values()
-    ]
-
-
 def _with_our_numbers(group: _Group, current: Slots) -> _Group:
     """A group with the numbers in the state that its parameters are trained with."""
-    found: dict[str, set[float]] = {}
+    found: dict[str, float] = {}
     for place in group.held.values():
         for ours, theirs in group.injected(place.path, current).items():
             number = (current.hyperparams or {})[place.path][ours]
-            found.setdefault(theirs, set()).add(number)
-    for name, values in found.items():
-        if len(values) > 1:
-            raise ValueError(
-                f"{group.key} has one {name!r}, and its parameters have {sorted(values)} "
-                "here: they are two groups."
-            )
-    ours = {name: values.pop() for name, values in found.items()}
-    return group._replace(numbers={**group.numbers, **ours})
+            other = found.setdefault(theirs, number)
+            if other != number:
+                raise ValueError(
+                    f"{group.key} has one {theirs!r}, and its parameters have {other} "
+                    f"and {number} here: they are two groups."
+                )
+    return group._replace(numbers={**group.numbers, **found})
 
 
 def _not_fresh(
