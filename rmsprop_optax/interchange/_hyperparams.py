@@ -21,12 +21,8 @@ from rmsprop_optax.interchange._slots import Slots, parameters_like
 
 Configs = Mapping[str, RmspropConfig]
 
-_NO_DECAY: dict[str, Any] = {
-    "coupled_decay": None,
-    "weight_decay": None,
-    "weight_decay_mask": None,
-    "decay_rate": None,
-}
+_DECAY = ("coupled_decay", "weight_decay", "weight_decay_mask", "decay_rate")
+_NO_DECAY: dict[str, Any] = dict.fromkeys(_DECAY)
 # What a dialect decides by its formula, and a run may not differ in.
 _FORMULA = ("eps_in_sqrt", "nesterov", "maximize", "cautious", "coupled_decay")
 _FORMULA += ("weight_decay", "decay_rate")
@@ -100,13 +96,9 @@ def check_ignored(ignore: Iterable[str], *kinds: str) -> frozenset[str]:
 
 
 class ForeignRun(NamedTuple):
-    """What a run was made with, in its own dialect.
+    """What a run was made with: arguments of its dialect, as far as they are known.
 
-    Attributes:
-      dialect: The name of the dialect.
-      where: What has the numbers, for messages.
-      numbers: The arguments of the dialect, as far as they are known.
-      config: What the dialect makes of them.
+    ``where`` has these numbers, and ``config`` is what the dialect makes of them.
     """
 
     dialect: str
@@ -140,14 +132,8 @@ def compare(
 ) -> None:
     """Raises an error where a parameter is trained here as it was not in the run.
 
-    Compared are the numbers that are known of the run, and the formula of its dialect.
-    Schedules are not compared.
-
-    Args:
-      run: The run.
-      config: What the parameter is trained with.
-      ignored: Names of the framework's that may differ.
-      path: The parameter, for the message.
+    Compared are the numbers that are known of the run, but for those whose names are
+    ``ignored``, and the formula of its dialect. Schedules are not compared.
     """
     names = _arguments(run.dialect, run.config)
     for option in sorted(_OPTIONS, key=lambda option: option in names):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ from rmsprop_optax.interchange._foreign import (
     Place,
     cast_like,
     checked_array,
+    in_their_layout,
 )
 from rmsprop_optax.interchange._slots import Slots
 
@@ -48,33 +50,13 @@ Layouts = Mapping[tuple[str, int], Layout]
 """By the last part of our path and the number of axes."""
 
 
-class Weight(NamedTuple):
-    """One weight: our path, the framework's name, and how to turn the axes."""
-
-    path: str
-    like: Any
-    name: str
-    axes: tuple[int, ...] | None
-
-    def to_ours(self, array: np.ndarray) -> np.ndarray:
-        """The framework's array with the axes in our order."""
-        return array if self.axes is None else array.transpose(self.axes)
-
-    def to_theirs(self, array: np.ndarray) -> np.ndarray:
-        """Our array with the axes in the framework's order."""
-        return array if self.axes is None else array.transpose(np.argsort(self.axes))
-
-
 def match(
     paths: Mapping[str, str], names: Iterable[str], separator: str
 ) -> list[str | None]:
-    """For each of the framework's names the parameter that it belongs to, or None.
+    """For each of the framework's names the path of our parameter, or None.
 
-    Args:
-      paths: From the end of a name to the path of our parameter. Of several ends that
-        a name has, the longest is taken.
-      names: The framework's names.
-      separator: What stands between the parts of a name: an end is of whole parts.
+    ``paths`` has them by the end of a name, in whole parts between separators. Of several
+    ends that a name has, the longest is taken.
     """
     found = []
     for name in names:
@@ -105,7 +87,8 @@ def match_parameters(
     Without ``order``: as the framework's ``names`` say, else in our own order, where no
     two parameters can be taken for one another.
     """
-    convert = _checked_convert(convert)
+    paths = list(current.nu)
+    convert = _checked_convert(convert, paths)
     if order is None:
         found = _match_words(current, names or ()) or _own_order(current, names)
     elif isinstance(order, Mapping):
@@ -113,14 +96,12 @@ def match_parameters(
     else:
         found = check_names("order", order, optional=True)
     chosen = [path for path in found if path is not None]
-    paths = list(current.nu)
-    for argument, some in (("order", chosen), ("convert", list(convert))):
-        unknown = [path for path in some if path not in paths]
-        if unknown:
-            raise ValueError(
-                f"`{argument}` names {unknown}, which the optimizer state does not hold. "
-                f"It holds {paths}."
-            )
+    unknown = [path for path in chosen if path not in paths]
+    if unknown:
+        raise ValueError(
+            f"`order` names {unknown}, which the optimizer state does not hold. It holds "
+            f"{paths}."
+        )
     missing = [path for path in paths if path not in chosen]
     if missing or len(chosen) > len(paths):
         twice = sorted({path for path in chosen if chosen.count(path) > 1})
@@ -184,11 +165,15 @@ def find_weights(
     theirs: Iterable[str],
     names: Mapping[str, str] | None,
     layouts: Layouts,
+    convert: Convert | None,
     ignore: Iterable[str],
     separator: str,
-) -> list[Weight]:
-    """Each of our parameters with the framework's name of it, one to one."""
+    *,
+    export: bool = False,
+) -> dict[str, Place]:
+    """Each of our parameters by the framework's name of it, one to one."""
     leaves = _inexact_leaves(params)
+    convert = _checked_convert(convert, leaves)
     wanted = wanted_layouts(leaves, names, layouts, separator)
     patterns = [re.compile(pattern) for pattern in check_names("ignore", ignore)]
     there = list(theirs)
@@ -198,14 +183,16 @@ def find_weights(
     fits: dict[str | None, list[str]] = {path: [] for path in (None, *wanted)}
     for name, path in zip(there, owners, strict=True):
         fits[path].append(name)
-    found: list[Weight] = []
+    found: dict[str, Place] = {}
     unused = [name for name in fits.pop(None) if name not in ignored]
     for path, layout in wanted.items():
         # What is ignored may be asked for, such as the statistics of a norm.
         fitting = [name for name in fits[path] if name not in ignored] or fits[path]
         if len(fitting) != 1:
             raise _no_weight(path, fitting, layout.names, there)
-        found.append(Weight(path, leaves[path], fitting[0], layout.axes))
+        axes = np.argsort(layout.axes) if export and layout.axes else layout.axes
+        turn = None if axes is None else partial(np.transpose, axes=axes)
+        found[fitting[0]] = Place(path, leaves[path], convert.get(path, turn))
     if unused:
         raise ValueError(
             f"The model has weights that are no parameters here: {unused}. Name those "
@@ -282,58 +269,53 @@ def wanted_layouts(
 
 
 def import_weights(
-    params: PyTree,
-    weights: list[Weight],
-    read: Callable[[str], Any],
-    convert: Convert | None,
+    params: PyTree, weights: Mapping[str, Place], read: Callable[[str], Any]
 ) -> PyTree:
     """``params`` with the framework's values, in their dtypes and shardings."""
-    convert = _checked_convert(convert)
-    by_path = {w.path: w for w in weights}
+    by_path = {place.path: (name, place) for name, place in weights.items()}
 
     def put(keys: Any, leaf: Any) -> Any:
-        w = by_path.get(path_of(keys))
-        if w is None:
+        if path_of(keys) not in by_path:
             return leaf
+        name, place = by_path[path_of(keys)]
         # Weights in float32 may be rounded to a narrower parameter, as a moment is not.
         like = jax.ShapeDtypeStruct(leaf.shape, wide_dtype(leaf.dtype))
-        place = Place(w.path, like, convert.get(w.path, w.to_ours))
-        array = checked_array(read(w.name), f"`{w.name}`", place)
-        return cast_like(array, leaf, f"`{w.name}`", f"'{w.path}'")
+        array = checked_array(read(name), f"`{name}`", place._replace(like=like))
+        return cast_like(array, leaf, f"`{name}`", f"'{place.path}'")
 
     return map_with_keys(put, params)
 
 
 def export_weights(
-    weights: list[Weight], shapes: Callable[[str], Any], convert: Convert | None
+    weights: Mapping[str, Place], shape_of: Callable[[str], Any]
 ) -> dict[str, np.ndarray]:
     """Our values by the framework's names, in its layout and of its shapes."""
-    convert = _checked_convert(convert)
     result = {}
-    for w in weights:
-        array = np.asarray(convert.get(w.path, w.to_theirs)(np.asarray(w.like)))
-        shape = tuple(shapes(w.name))
+    for name, place in weights.items():
+        result[name] = array = in_their_layout(np.asarray(place.like), place)
+        shape = tuple(shape_of(name))
         if shape != array.shape:
             raise ValueError(
-                f"`{w.name}` has shape {shape} in `like`, '{w.path}' has shape "
+                f"`{name}` has shape {shape} in `like`, '{place.path}' has shape "
                 f"{array.shape} here: give `convert`."
             )
-        result[w.name] = array
     return result
 
 
-def moment_converts(
-    weights: list[Weight], convert: Convert | None, held: Collection[str]
-) -> Convert:
+def moment_converts(weights: Mapping[str, Place], held: Collection[str]) -> Convert:
     """The same functions for the moments, which are laid out as their parameters.
 
     ``held`` are the parameters that have any: those that are frozen here have none.
     """
-    both = {w.path: w.to_ours for w in weights} | dict(_checked_convert(convert))
-    return {path: function for path, function in both.items() if path in held}
+    return {x.path: x.convert for x in weights.values() if x.convert and x.path in held}
 
 
-def _checked_convert(convert: Convert | None) -> Convert:
+def _checked_convert(convert: Convert | None, paths: Collection[str]) -> Convert:
     convert = {} if convert is None else convert
     check_mapping("convert", convert, check_function)
+    unknown = [path for path in convert if path not in paths]
+    if unknown:
+        raise ValueError(
+            f"`convert` names {unknown}, which are no parameters here: {list(paths)}."
+        )
     return convert

@@ -377,7 +377,7 @@ def _fill_moments(moments: PyTree, leaves: Leaves) -> PyTree:
     return map_with_keys(put, moments, is_leaf=_is_parameter)
 
 
-def _count_like(count: jax.Array, new: int | None) -> jax.Array:
+def _count_like(count: Any, new: int | None) -> Any:
     """A count of the run; None: the one that is there."""
     return count if new is None else cast_like(new, count, "A count of the run", "it")
 

@@ -125,19 +125,18 @@ def import_run(
     """
     theirs, read_array = _model_weights(foreign, params)
     ignored = check_names("ignore_weights", ignore_weights)
-    weights = find_weights(params, theirs, names, layouts, ignored, "/")
+    weights = find_weights(params, theirs, names, layouts, convert, ignored, "/")
     held = read(opt_state).nu
     if order is None and hasattr(foreign, "trainable_variables"):
-        paths = {w.name: w.path for w in weights}
-        order = [paths[v.path] for v in foreign.trainable_variables]
+        order = [weights[v.path].path for v in foreign.trainable_variables]
         order = [path for path in order if path in held]
-    moved = import_weights(params, weights, read_array, convert)
+    moved = import_weights(params, weights, read_array)
     opt_state = import_state(
         getattr(foreign, "optimizer", foreign),
         opt_state,
         tx,
         order=order,
-        convert=moment_converts(weights, convert, held),
+        convert=moment_converts(weights, held),
         ignore=ignore,
     )
     return moved, opt_state
@@ -183,8 +182,8 @@ def import_params(
       [[1. 1.]]
     """
     theirs, read_array = _model_weights(foreign, params)
-    weights = find_weights(params, theirs, names, layouts, ignore, "/")
-    return import_weights(params, weights, read_array, convert)
+    weights = find_weights(params, theirs, names, layouts, convert, ignore, "/")
+    return import_weights(params, weights, read_array)
 
 
 def export_params(
@@ -217,8 +216,10 @@ def export_params(
       {'model/dense/bias': array([1., 1.], dtype=float32)}
     """
     theirs, read_array = _model_weights(like, params)
-    weights = find_weights(params, theirs, names, layouts, ignore, "/")
-    return export_weights(weights, lambda name: read_array(name).shape, convert)
+    weights = find_weights(
+        params, theirs, names, layouts, convert, ignore, "/", export=True
+    )
+    return export_weights(weights, lambda name: read_array(name).shape)
 
 
 def import_state(

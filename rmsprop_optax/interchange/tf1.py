@@ -28,7 +28,6 @@ from rmsprop_optax.interchange._foreign import (
     in_their_layout,
 )
 from rmsprop_optax.interchange._matching import (
-    Weight,
     find_weights,
     import_weights,
     match_parameters,
@@ -79,15 +78,17 @@ def import_run(
       ValueError: The checkpoint 'none.ckpt-1' can't be read: ...
     """
     ignored = check_names("ignore_weights", ignore_weights)
-    weights, arrays = _read_variables(foreign, params, names, ignored, optimizer_name)
+    weights, arrays = _read_variables(
+        foreign, params, names, convert, ignored, optimizer_name
+    )
     opt_state = import_state(
         foreign,
         opt_state,
-        names={w.path: w.name for w in weights},
+        names={place.path: name for name, place in weights.items()},
         convert=convert,
         optimizer_name=optimizer_name,
     )
-    return import_weights(params, weights, arrays.__getitem__, convert), opt_state
+    return import_weights(params, weights, arrays.__getitem__), opt_state
 
 
 def import_params(
@@ -124,8 +125,10 @@ def import_params(
       {'w': Array([1., 1.], dtype=float32)}
     """
     ignore = check_names("ignore", ignore)
-    weights, arrays = _read_variables(foreign, params, names, ignore, optimizer_name)
-    return import_weights(params, weights, arrays.__getitem__, convert)
+    weights, arrays = _read_variables(
+        foreign, params, names, convert, ignore, optimizer_name
+    )
+    return import_weights(params, weights, arrays.__getitem__)
 
 
 def import_state(
@@ -296,24 +299,25 @@ def _read_variables(
     foreign: Mapping[str, Any] | str | PathLike[str],
     params: PyTree,
     names: Mapping[str, str] | None,
+    convert: Convert | None,
     ignore: Iterable[str],
     optimizer_name: str,
-) -> tuple[list[Weight], Mapping[str, Any]]:
+) -> tuple[dict[str, Place], Mapping[str, Any]]:
     """Which variables are our parameters, and their arrays by name."""
     check_name("optimizer_name", optimizer_name)
     slots = (rf"/{re.escape(optimizer_name)}(_\d)?$", "^global_step$")
     ignored = (*ignore, *slots)
     if isinstance(foreign, Mapping):
-        return find_weights(params, foreign, names, {}, ignored, "/"), foreign
+        return find_weights(params, foreign, names, {}, convert, ignored, "/"), foreign
     with _checkpoint_reader(fspath(foreign)) as reader:
         shapes = reader.get_variable_to_shape_map()
-        weights = find_weights(params, sorted(shapes), names, {}, ignored, "/")
+        weights = find_weights(params, sorted(shapes), names, {}, convert, ignored, "/")
         # One of another size is not read: its shape is what the error says.
         arrays = {
-            w.name: reader.get_tensor(w.name)
-            if math.prod(shapes[w.name]) == math.prod(w.like.shape)
-            else jax.ShapeDtypeStruct(tuple(shapes[w.name]), "float32")
-            for w in weights
+            name: reader.get_tensor(name)
+            if math.prod(shapes[name]) == math.prod(place.like.shape)
+            else jax.ShapeDtypeStruct(tuple(shapes[name]), "float32")
+            for name, place in weights.items()
         }
     return weights, arrays
 

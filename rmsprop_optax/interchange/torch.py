@@ -37,7 +37,6 @@ from rmsprop_optax.interchange._matching import (
     Layout,
     Layouts,
     Order,
-    Weight,
     export_weights,
     find_weights,
     import_weights,
@@ -142,17 +141,17 @@ def import_run(
             )
     theirs, state_dict = foreign[model], state_dict_of(foreign[optimizer], None)
     ignored = check_names("ignore_weights", ignore_weights)
-    weights = find_weights(params, theirs, names, layouts, ignored, ".")
+    weights = find_weights(params, theirs, names, layouts, convert, ignored, ".")
     held = read(opt_state).nu
     if order is None:
         order = _order_of_model(weights, theirs, state_dict["param_groups"], held)
-    moved = import_weights(params, weights, theirs.__getitem__, convert)
+    moved = import_weights(params, weights, theirs.__getitem__)
     opt_state = import_state(
         state_dict,
         opt_state,
         tx,
         order=order,
-        convert=moment_converts(weights, convert, held),
+        convert=moment_converts(weights, held),
         ignore=ignore,
         fresh=fresh,
     )
@@ -160,7 +159,7 @@ def import_run(
 
 
 def _order_of_model(
-    weights: list[Weight],
+    weights: Mapping[str, Place],
     theirs: Mapping[str, Any],
     groups: list[Any],
     held: Collection[str],
@@ -169,11 +168,12 @@ def _order_of_model(
 
     The optimizer names its parameters, or has those of the model, in one group.
     """
-    paths = {w.name: w.path if w.path in held else None for w in weights}
+    paths = {n: x.path if x.path in held else None for n, x in weights.items()}
     named = _names_of(groups)
     if named is not None:
         if not set(named) <= set(paths):
-            return {w.path: w.name for w in weights}  # the error says which are unknown
+            # The error says which are unknown.
+            return {place.path: name for name, place in weights.items()}
         return [paths[name] for name in named]
     if len(groups) > 1:
         return None
@@ -224,8 +224,8 @@ def import_params(
     if key is not None:
         check_name("key", key)
     theirs = weights_of(foreign, key)
-    weights = find_weights(params, theirs, names, layouts, ignore, ".")
-    return import_weights(params, weights, theirs.__getitem__, convert)
+    weights = find_weights(params, theirs, names, layouts, convert, ignore, ".")
+    return import_weights(params, weights, theirs.__getitem__)
 
 
 def export_params(
@@ -260,8 +260,10 @@ def export_params(
       <All keys matched successfully>
     """
     torch = import_torch()
-    weights = find_weights(params, like, names, layouts, ignore, ".")
-    arrays = export_weights(weights, lambda name: like[name].shape, convert)
+    weights = find_weights(
+        params, like, names, layouts, convert, ignore, ".", export=True
+    )
+    arrays = export_weights(weights, lambda name: like[name].shape)
     result = dict(like)
     for name, array in arrays.items():
         # NumPy's bfloat16 is none that PyTorch knows.
@@ -439,12 +441,9 @@ def export_state(
 
 
 class _Group(NamedTuple):
-    """A parameter group.
+    """A parameter group: its name in messages, and what PyTorch keeps in it.
 
-    Attributes:
-      key: What it is called in messages.
-      numbers: What PyTorch keeps in it.
-      held: Its parameters that the state here holds: by number, where they go.
+    ``held`` are its parameters that the state here holds: by number, where they go.
     """
 
     key: str

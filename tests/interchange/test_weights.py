@@ -144,6 +144,7 @@ def _params() -> dict[str, Any]:
     [
         ({}, {"names": {"fc": "dense"}}, "'fc/bias' fits no weight of the model"),
         ({}, {"names": {"dense": "fc"}}, r"`names` names \['dense'\]"),
+        ({}, {"convert": {"fc/w": np.transpose}}, r"`convert` names \['fc/w'\]"),
         ({}, {"names": {"fc/bias": "fc.weight"}}, "'fc/kernel' both look for 'fc.we"),
         ({"out.bias": np.ones(2)}, {}, r"no parameters here: \['out.bias'\].*`ignore`"),
         ({"x.fc.bias": np.ones(2)}, {}, r"fits several weights, \['fc.bias', 'x.fc.b"),
