@@ -21,10 +21,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 collect_ignore = [] if "OPTAX_TEST" in os.environ else ["tests/parity/_optax_own.py"]
 
 
-TORCH = ("_run.import_run", "_state.export_state")
-TORCH += ("_weights.export_params", "_weights.import_params")
+TORCH = ("import_run", "export_state", "export_params", "import_params")
 NEEDED = {f"rmsprop_optax.interchange.torch.{name}": "torch" for name in TORCH}
-NEEDED["rmsprop_optax.interchange.tf1._run.import_run"] = "tensorflow"
+NEEDED["rmsprop_optax.interchange.tf1.import_run"] = "tensorflow"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

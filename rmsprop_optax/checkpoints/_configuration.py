@@ -48,11 +48,13 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     if not any(listed.values()) and saved["arrays"] != wanted["arrays"]:
         listed["another order"] = list(now)
     return "; ".join(
-        f"{what} {', '.join(_words(found))}" for what, found in listed.items() if found
+        f"{what} {', '.join(_shortened(found))}"
+        for what, found in listed.items()
+        if found
     )
 
 
-def _words(found: list[str]) -> list[str]:
+def _shortened(found: list[str]) -> list[str]:
     """In one line, and not hundreds of leaves."""
     some = [" ".join(text.split()) for text in found[:6]]
     return some if len(found) <= 6 else [*some, f"{len(found) - 6} more"]

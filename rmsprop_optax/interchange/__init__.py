@@ -15,10 +15,38 @@ dialect: they are compared with those of the run. The learning rate moves where 
 keep it in their state, here under `optax.inject_hyperparams`.
 
 Nothing is dropped without an error: what one side cannot hold, a missing or an unknown
-key, a wrong shape, and a value that is not finite are errors that name it.
+key, a name that two have, a wrong shape, and a value that is not finite are errors that
+name it.
+
+These arguments are the same in every function that has them. The functions describe what
+is special to them.
+
+* ``params``: our parameters, whose tree, shapes, dtypes and shardings the result has.
+* ``opt_state``: to import, the place to put the state, ``tx.init(params)``: the result
+  has its structure, dtypes and shardings.
+* ``tx``: the transformation that goes on, with the numbers of the run.
+* ``names``: from our paths, or the paths of our layers, to the framework's names:
+  ``{"hidden": "fc1"}``. A parameter that is not in it is looked for by its own path, as
+  the end of a name.
+* ``layouts``: by the last part of a path and its number of axes, what the framework calls
+  such a weight, and its axes (`Layout`).
+* ``convert``: by path, a function that brings a NumPy array into the layout of the other
+  side, in the place of ``layouts``: ``{"dense/kernel": np.transpose}``.
+* ``ignore_weights``, or ``ignore`` of ``import_params`` and ``export_params``: regular
+  expressions of names that are not wanted. A weight that no parameter takes is an error
+  otherwise.
+* ``order``: the paths of our parameters in the order in which the framework's optimizer
+  has them. None: parameters are matched by the framework's names, if these end with our
+  paths (``sequential_dense_kernel`` with ``dense/kernel``). Otherwise the framework's
+  order is taken to be our own, that of `jax.tree.leaves`; this is refused if parameters
+  of the same shape could be swapped.
+* ``ignore``: names of the run's numbers that may differ from those of ``tx``.
+* ``key``: the entry of a file that holds the weights, or the state, beside other things.
+* ``step``: how many updates the run has made. None: as the state counts them; where
+  nothing in it needs a count, as ``like`` says.
 """
 
 from rmsprop_optax.interchange import keras, tf1, torch
-from rmsprop_optax.interchange._weights import Layout
+from rmsprop_optax.interchange._matching import Layout
 
 __all__ = ["Layout", "keras", "tf1", "torch"]

@@ -1,14 +1,16 @@
 """The numbers that a run was made with, beside those of the transformation."""
 
+import inspect
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
+from rmsprop_optax import dialects
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import visit_configurations
 from rmsprop_optax._foundation._checks import check_names, check_transformation
@@ -19,7 +21,25 @@ from rmsprop_optax.interchange._slots import Slots, parameters_like
 
 Configs = Mapping[str, RmspropConfig]
 
-_NO_MASK: dict[str, Any] = {"weight_decay_mask": None, "decay_rate": None}
+_DECAY = ("coupled_decay", "weight_decay", "weight_decay_mask", "decay_rate")
+_NO_DECAY: dict[str, Any] = dict.fromkeys(_DECAY)
+# What a dialect decides by its formula, and a run may not differ in.
+_FORMULA = ("eps_in_sqrt", "nesterov", "maximize", "cautious", "coupled_decay")
+_FORMULA += ("weight_decay", "decay_rate")
+# What has no effect on the rest of a run, or is compared by the state (`lr_in_momentum`).
+_NOT_COMPARED = {"source", "arguments", "exclusive_clips", "name", "lr_in_momentum"}
+_NOT_COMPARED |= {"initial_scale", "ema_from_initial", "split_complex", "moment_storage"}
+_NOT_COMPARED |= {"weight_decay_mask", "accumulate_rows", "skip_nonfinite", "axis_name"}
+_OPTIONS = [f.name for f in fields(RmspropConfig) if f.name not in _NOT_COMPARED]
+# Arguments of `rmsprop` that Keras does not have; and a label, which may be any.
+_NOT_THEIRS = {"nesterov", "eps_in_sqrt", "bias_correction", "name"}
+# Options without effect where another one is off.
+_NEEDS = {
+    "cautious": "momentum",
+    "decay_rate": "weight_decay",
+    "ema_momentum": "use_ema",
+    "ema_overwrite_frequency": "use_ema",
+}
 
 
 def configurations(
@@ -35,7 +55,7 @@ def configurations(
 
     def add(config: RmspropConfig, paths: list[str]) -> None:
         excluded = _excluded(config, params)
-        alone = replace(config, coupled_decay=None, weight_decay=None, **_NO_MASK)
+        alone = replace(config, **_NO_DECAY)
         found.update({path: alone if path in excluded else config for path in paths})
 
     visit_configurations(tx, params, add, opt_state)
@@ -58,72 +78,105 @@ def _excluded(config: RmspropConfig, params: PyTree) -> set[str]:
     return {path_of(keys) for keys, decays in leaves_with_keys(flags) if not decays}
 
 
-def check_ignored(ignore: Iterable[str], known: Collection[str]) -> frozenset[str]:
-    """The names in ``ignore``, all of which the framework has."""
+def parameters_of(dialect: str) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a dialect that a run has too."""
+    parameters = inspect.signature(getattr(dialects, dialect)).parameters
+    return {name: x for name, x in parameters.items() if name not in _NOT_THEIRS}
+
+
+def check_ignored(ignore: Iterable[str], *kinds: str) -> frozenset[str]:
+    """The names in ``ignore``, all of which a run of one of these dialects has."""
     names = check_names("ignore", ignore)
+    configs = {kind: getattr(dialects, kind)().config for kind in kinds}
+    known = {n for kind, x in configs.items() for n in _arguments(kind, x).values()}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"`ignore` names {unknown}, the run has {sorted(known)}.")
     return frozenset(names)
 
 
-def compare(
-    theirs: Mapping[str, Any],
-    config: RmspropConfig,
-    options: Mapping[str, str],
-    ignore: Collection[str],
-    where: str,
-    path: str,
-) -> None:
-    """Raises an error for a number of the run with which a parameter is not trained here.
+class ForeignRun(NamedTuple):
+    """What a run was made with: arguments of its dialect, as far as they are known.
 
-    Schedules are not compared.
-
-    Args:
-      theirs: The numbers of the run, by the framework's own names.
-      config: What the parameter is trained with.
-      options: From the framework's names to those of the configuration.
-      ignore: Names of the framework's that may differ.
-      where: What has these numbers, for the message.
-      path: The parameter, for the message.
+    ``where`` has these numbers, and ``config`` is what the dialect makes of them.
     """
-    for name, option in options.items():
-        ours = _known(getattr(config, option))
-        if name not in theirs or name in ignore or callable(ours):
+
+    dialect: str
+    where: str
+    numbers: Mapping[str, Any]
+    config: RmspropConfig
+
+
+def foreign_run(
+    dialect: str, given: Mapping[str, Any], where: str, ignored: Collection[str]
+) -> ForeignRun:
+    """The run of a framework's numbers, each of which is checked."""
+    numbers = {}
+    for name, parameter in parameters_of(dialect).items():
+        if name in given and name not in ignored:
+            value = given[name]
+            if isinstance(parameter.default, bool):
+                value = bool(value)
+            elif value is not None and not isinstance(value, bool):
+                value = as_number(value, f"`{name}` of {where}")
+            numbers[name] = value
+    try:
+        config = getattr(dialects, dialect)(**numbers).config
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    return ForeignRun(dialect, where, numbers, config)
+
+
+def compare(
+    run: ForeignRun, config: RmspropConfig, ignored: Collection[str], path: str
+) -> None:
+    """Raises an error where a parameter is trained here as it was not in the run.
+
+    Compared are the numbers that are known of the run, but for those whose names are
+    ``ignored``, and the formula of its dialect. Schedules are not compared.
+    """
+    names = _arguments(run.dialect, run.config)
+    for option in sorted(_OPTIONS, key=lambda option: option in names):
+        name, needed = names.get(option), _NEEDS.get(option)
+        known = name in run.numbers if name else option in _FORMULA
+        on = needed is None or is_on(getattr(config, needed))
+        if not known or not on or {name, names.get(needed or option)} & set(ignored):
             continue
-        value = _plain(theirs[name], f"`{name}` of {where}")
-        if isinstance(ours, Tracer) or _same(value, ours):
+        theirs, ours = getattr(run.config, option), _known(getattr(config, option))
+        if option == "decay_rate":  # whether there is one: it depends on rates of before
+            theirs, ours = theirs is not None, ours is not None
+        if callable(ours) or isinstance(ours, Tracer) or _same(theirs, ours):
             continue
+        mine = f"`tx` trains '{path}' with {config.argument(option)}={ours!r}"
+        told = {n: x for n, x in run.numbers.items() if x is not None}
+        line = ", ".join(f"{n}={x!r}" for n, x in told.items())
+        build = f"Build it with the numbers of the run, `dialects.{run.dialect}({line})`"
+        if name is None:
+            raise ValueError(
+                f"The run is one of `dialects.{run.dialect}`, with {option}={theirs!r}, "
+                f"and {mine}. {build}."
+            )
         raise ValueError(
-            f"`{name}` of {where} is {value!r}, and `tx` trains '{path}' with "
-            f"{config.argument(option)}={ours!r}. Build it with the numbers of the run; "
-            f"or give ignore=({name!r},) to go on with those of `tx`."
+            f"`{name}` of {run.where} is {run.numbers[name]!r}, and {mine}. {build}; or "
+            f"give ignore=({name!r},) to go on with those of `tx`."
         )
 
 
-def check_formula(
-    config: RmspropConfig, formula: Mapping[str, Any], dialect: str
-) -> None:
-    """Raises an error where the transformation has another update than the framework."""
-    for option, value in formula.items():
-        ours = _known(getattr(config, option))
-        if not isinstance(ours, Tracer) and not _same(value, ours):
-            raise ValueError(
-                f"The run is one of {dialect}, with {option}={value!r}; `tx`, "
-                f"{config.source}, has {config.argument(option)}={ours!r}. Build it with "
-                f"{dialect}."
-            )
+def _arguments(dialect: str, config: RmspropConfig) -> dict[str, str]:
+    """Options that are arguments of a dialect, with their names there."""
+    named = {option: config.argument(option) for option in _OPTIONS}
+    # An argument `weight_decay` that is `coupled_decay` is not `weight_decay` too.
+    renamed = {name for option, name in named.items() if name != option}
+    theirs = parameters_of(dialect)
+    return {
+        o: n for o, n in named.items() if n in theirs and (n != o or n not in renamed)
+    }
 
 
 def _known(ours: Any) -> Any:
     """A number of the state as one of Python's."""
     array = isinstance(ours, jax.Array) and not isinstance(ours, Tracer)
     return np.asarray(ours).item() if array else ours
-
-
-def _plain(value: Any, key: str) -> Any:
-    """None and flags as they are; else a finite number."""
-    return value if value is None or isinstance(value, bool) else as_number(value, key)
 
 
 def _same(theirs: Any, ours: Any) -> bool:

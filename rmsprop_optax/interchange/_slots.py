@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -17,7 +16,7 @@ from rmsprop_optax._foundation._trees import (
     unbox,
 )
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.interchange._moments import Leaves, mean_square, variance
+from rmsprop_optax.interchange._foreign import cast_like
 from rmsprop_optax.storage._low_precision import (
     LowPrecisionState,
     decode_state,
@@ -36,6 +35,7 @@ from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
 from rmsprop_optax.wrappers._loss_scale import DynamicLossScaleState
 from rmsprop_optax.wrappers._skip_nonfinite import SkipNonfiniteState
 
+Leaves = dict[str, np.ndarray]
 RATE_NAMES = ("learning_rate", "lr")
 
 
@@ -80,10 +80,10 @@ class Slots(NamedTuple):
         return found.pop() if found else None
 
 
+_SECONDS = (optax.ScaleByRmsState, ScaleByStddevState)
 _NODES = (
-    optax.ScaleByRmsState,
+    *_SECONDS,
     ScaleByRmsWithCountState,
-    ScaleByStddevState,
     ScaleByStddevWithCountState,
     optax.TraceState,
     ScaleByLearningRateState,
@@ -147,6 +147,56 @@ def read(opt_state: PyTree) -> Slots:
     return Slots(**leaves, **rest)
 
 
+_REMEDIES = {
+    AverageParamsState: (
+        "the average of the parameters",
+        "get it with `finalize`, and give the part of the state beside it",
+    ),
+    AccumulateGradientsState: (
+        "accumulated gradients",
+        "give its `inner_state` right after an update, when they are zero",
+    ),
+    DynamicLossScaleState: ("a dynamic loss scale", "give its `inner_state`"),
+    SkipNonfiniteState: ("the count of skipped steps", "give its `inner_state`"),
+}
+
+
+def read_for(framework: str, opt_state: PyTree, holds: tuple[type, ...] = ()) -> Slots:
+    """The slots of a state, or an error that says what ``framework`` cannot hold."""
+    current = read(opt_state)
+    for node in nodes(opt_state):
+        kind = type(node)
+        if kind in _REMEDIES and kind not in holds:
+            what, remedy = _REMEDIES[kind]
+            raise ValueError(
+                f"{framework} has no place for {what} ({kind.__name__}): {remedy}."
+            )
+        if hasattr(node, "dtype"):
+            raise ValueError(
+                f"The state holds an array of shape {np.shape(node)} that belongs to no "
+                "transformation of this library: export the part without it."
+            )
+    for slot in (current.mu, current.trace):
+        shared = [n for n, a in (slot or {}).items() if a.dtype != current.nu[n].dtype]
+        if shared:
+            raise ValueError(
+                f"{framework} has a second moment for each part of a complex parameter, "
+                f"the state has one for both parts of {shared}: use `dialects.torch`."
+            )
+    return current
+
+
+def check_rate_place(current: Slots, inside: bool, framework: str, dialect: str) -> None:
+    """The momentum of both sides has the learning rate in it, or neither's has."""
+    if current.lr_in_trace is not None and current.lr_in_trace != inside:
+        has, has_not = ("inside", "outside") if inside else ("outside", "inside")
+        raise ValueError(
+            f"The momentum of {framework} has the learning rate {has}, that of the "
+            f"optimizer state {has_not}: they are different quantities. Use "
+            f"`dialects.{dialect}`."
+        )
+
+
 def write(opt_state: PyTree, slots: Slots) -> PyTree:
     """``opt_state`` with what ``slots`` holds in it; the rest stays what it is."""
     inside = iter([lr_inside for _, lr_inside in _in_order(opt_state)])
@@ -156,24 +206,26 @@ def write(opt_state: PyTree, slots: Slots) -> PyTree:
         lr_inside = next(inside)
         match node:
             case optax.ScaleByRmsState():
-                return optax.ScaleByRmsState(_fill(node.nu, nu))
+                return optax.ScaleByRmsState(_fill_moments(node.nu, nu))
             case ScaleByStddevState():
                 spread = {n: variance(nu[n], mu[n]) for n, _ in _parameters(node.nu)}
-                return ScaleByStddevState(_fill(node.mu, mu), _fill(node.nu, spread))
+                return ScaleByStddevState(
+                    _fill_moments(node.mu, mu), _fill_moments(node.nu, spread)
+                )
             case optax.TraceState():
                 sign = -1 if lr_inside else 1
                 signed = {n: sign * b for n, b in trace.items()}
-                return optax.TraceState(_fill(node.trace, signed))
+                return optax.TraceState(_fill_moments(node.trace, signed))
             case optax.ScaleByScheduleState() | DecayWeightsState():
-                return node._replace(count=_as(node.count, slots.updates))
+                return node._replace(count=_count_like(node.count, slots.updates))
             case AverageParamsState() if slots.ema is not None:
-                count = _as(node.count, slots.calls)
-                return AverageParamsState(count, _fill(node.ema, slots.ema))
+                count = _count_like(node.count, slots.calls)
+                return AverageParamsState(count, _fill_moments(node.ema, slots.ema))
             case AccumulateGradientsState() if slots.acc_grads is not None:
                 return node._replace(
-                    count=_as(node.count, slots.micro),
-                    gradient_step=_as(node.gradient_step, slots.updates),
-                    acc_grads=_fill(node.acc_grads, slots.acc_grads),
+                    count=_count_like(node.count, slots.micro),
+                    gradient_step=_count_like(node.gradient_step, slots.updates),
+                    acc_grads=_fill_moments(node.acc_grads, slots.acc_grads),
                 )
             case optax.InjectStatefulHyperparamsState():
                 return _inject(node, slots)
@@ -192,8 +244,7 @@ def nodes(opt_state: PyTree) -> list[Any]:
 
 def parameters_like(opt_state: PyTree) -> PyTree:
     """A tree like the parameters: the second moments, of all groups of a partition."""
-    seconds = (optax.ScaleByRmsState, ScaleByStddevState)
-    return _merge([node.nu for node in nodes(opt_state) if isinstance(node, seconds)])
+    return _merge([node.nu for node in nodes(opt_state) if isinstance(node, _SECONDS)])
 
 
 def _merge(groups: list[Any]) -> Any:
@@ -215,11 +266,10 @@ def _merge(groups: list[Any]) -> Any:
 
 def _in_order(opt_state: PyTree) -> Iterator[tuple[Any, bool]]:
     """Each node, and whether the learning rate comes before it in its chain."""
-    seconds = (optax.ScaleByRmsState, ScaleByStddevState)
     rates = (ScaleByLearningRateState, optax.ScaleByScheduleState)
     lr_seen = False
     for node in nodes(opt_state):
-        if isinstance(node, seconds):
+        if isinstance(node, _SECONDS):
             lr_seen = False
         lr_seen = lr_seen or isinstance(node, rates)
         yield node, lr_seen
@@ -249,10 +299,12 @@ def _inject(node: Any, slots: Slots) -> Any:
             "`optax.partition`, one for each group."
         )
     hyperparams = {
-        name: _as(old, imported[name]) if name in imported else old
+        name: cast_like(imported[name], old, f"`{name}` of the run", "the number here")
+        if name in imported
+        else old
         for name, old in node.hyperparams.items()
     }
-    count = _as(node.count, slots.calls)
+    count = _count_like(node.count, slots.calls)
     return node._replace(count=count, hyperparams=hyperparams)
 
 
@@ -260,7 +312,7 @@ def _trained_by(node: Any) -> list[str]:
     """The paths of the parameters whose moments are inside of a state."""
     held: dict[str, Leaves] = {}
     for inner, _ in _in_order(node.inner_state):
-        if isinstance(inner, (optax.ScaleByRmsState, ScaleByStddevState)):
+        if isinstance(inner, _SECONDS):
             _collect(held, "nu", inner.nu)
     return list(held.get("nu", ()))
 
@@ -315,23 +367,66 @@ def _collect(
     return leaves
 
 
-def _fill(moments: PyTree, leaves: Leaves) -> PyTree:
+def _fill_moments(moments: PyTree, leaves: Leaves) -> PyTree:
     def put(keys: Keys, node: Any) -> Any:
-        return node if _is_parameter(node) else _as(node, leaves[path_of(keys)])
+        if _is_parameter(node):
+            return node
+        path = path_of(keys)
+        return cast_like(leaves[path], node, f"'{path}' of the run", "its moment here")
 
     return map_with_keys(put, moments, is_leaf=_is_parameter)
 
 
-def _as(old: Any, new: Any) -> Any:
-    """``new`` in the dtype and the sharding of ``old``; None: ``old`` as it is."""
-    if new is None:
-        return old
-    # A copy: `jnp.asarray` may share memory with a tensor that PyTorch changes in place.
-    with np.errstate(over="ignore"):
-        value = jnp.array(new, old.dtype)
-    if jnp.issubdtype(old.dtype, jnp.inexact) and not bool(jnp.isfinite(value).all()):
-        raise ValueError(
-            f"The state keeps a moment in {old.dtype}, which can't hold the run's values "
-            f"of up to {np.abs(new).max():.3g}: give another `moment_storage`."
-        )
-    return jax.device_put(value, old.sharding)
+def _count_like(count: Any, new: int | None) -> Any:
+    """A count of the run; None: the one that is there."""
+    return count if new is None else cast_like(new, count, "A count of the run", "it")
+
+
+def mean_square(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The mean square v = w + |m|², which every framework keeps.
+
+    From the variance w, which is kept here.
+    """
+    if np.iscomplexobj(variance):
+        return _by_part(mean_square, variance, mean)
+    wide = _wide(variance.dtype)
+    return (variance.astype(wide) + _square(mean, wide)).astype(variance.dtype)
+
+
+def variance(mean_sq: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The variance w = v - |m|², at least 0.
+
+    It is rounded so that `mean_square` gives v again, bit by bit. Where v < |m|² the
+    framework's own root is NaN, and the nearest run that goes on has w = 0.
+    """
+    if np.iscomplexobj(mean_sq):
+        return _by_part(variance, mean_sq, mean)
+    wide = _wide(mean_sq.dtype)
+    exact = np.maximum(mean_sq.astype(wide) - _square(mean, wide), 0)
+    nearest = exact.astype(mean_sq.dtype)
+    result = nearest
+    for towards in (np.inf, 0.0):
+        neighbor = np.nextafter(nearest, mean_sq.dtype.type(towards))
+        off = mean_square(result, mean) != mean_sq
+        exact = off & (mean_square(neighbor, mean) == mean_sq)
+        result = np.where(exact, neighbor, result)
+    return result
+
+
+def _by_part(
+    rule: Callable[[np.ndarray, np.ndarray], np.ndarray], a: np.ndarray, b: np.ndarray
+) -> np.ndarray:
+    """A rule for real moments on each part of a complex parameter by itself."""
+    result = np.empty_like(a)
+    result.real = rule(np.real(a), np.real(b))
+    result.imag = rule(np.imag(a), np.imag(b))
+    return result
+
+
+def _square(mean: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return np.real(mean).astype(dtype) ** 2 + np.imag(mean).astype(dtype) ** 2
+
+
+def _wide(dtype: np.dtype) -> np.dtype:
+    """A dtype in which a square of ``dtype`` is exact, or as near as there is one."""
+    return np.dtype(np.float64 if dtype.itemsize <= 4 else np.longdouble)

@@ -456,6 +456,15 @@ def test_injected_numbers_are_compared_too() -> None:
         interchange.export_state(other.init(params), optimizer, other)
 
 
+def test_options_of_an_average_that_is_off() -> None:
+    keras = peer("keras", "keras")
+    off = {"ema_momentum": 0.5, "ema_overwrite_frequency": 3}
+    optimizer = keras.optimizers.RMSprop(0.01, use_ema=False, **off)
+    optimizer.build([keras.Variable(np.ones(3, np.float32), name="w")])
+    tx = rmsprop(0.01)
+    interchange.import_state(optimizer, tx.init({"w": jnp.ones(3)}), tx)
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras, as it saves
 def test_a_model_in_bfloat16(tmp_path: Path) -> None:
     keras = peer("keras", "keras")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rmsprop_optax.interchange._moments import mean_square, variance
+from rmsprop_optax.interchange._slots import mean_square, variance
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

@@ -144,7 +144,8 @@ def _params() -> dict[str, Any]:
     [
         ({}, {"names": {"fc": "dense"}}, "'fc/bias' fits no weight of the model"),
         ({}, {"names": {"dense": "fc"}}, r"`names` names \['dense'\]"),
-        ({}, {"names": {"fc/bias": "fc.weight"}}, "'fc/bias' has shape|take the weight"),
+        ({}, {"convert": {"fc/w": np.transpose}}, r"`convert` names \['fc/w'\]"),
+        ({}, {"names": {"fc/bias": "fc.weight"}}, "'fc/kernel' both look for 'fc.we"),
         ({"out.bias": np.ones(2)}, {}, r"no parameters here: \['out.bias'\].*`ignore`"),
         ({"x.fc.bias": np.ones(2)}, {}, r"fits several weights, \['fc.bias', 'x.fc.b"),
         ({"fc.bias": np.ones(3, np.float32)}, {}, r"`fc.bias` has shape \(3,\)"),
@@ -402,7 +403,7 @@ def test_a_keras_run_of_a_model_that_is_frozen_in_part() -> None:
 def test_values_that_the_other_side_cannot_hold() -> None:
     wide = {"w": np.array([7e4], np.float32)}
     for framework, source in ((torch, wide), (keras, _NamedWeights(wide))):
-        with pytest.raises(ValueError, match="float16 can't hold"):
+        with pytest.raises(ValueError, match="float16, which can't hold"):
             framework.import_params(source, {"w": jnp.ones(1, jnp.float16)})
     pt = peer("torch", "torch")
     for dtype, value in (("float16", 7e4), ("int32", 1.5), ("float32", 1j)):
@@ -434,3 +435,46 @@ def test_statistics_of_a_batch_norm() -> None:
     found = keras.import_params(model, leaves)
     np.testing.assert_array_equal(found["mean"], layer.moving_mean)
     np.testing.assert_array_equal(found["var"], layer.moving_variance)
+
+
+def test_two_layers_of_one_name_in_keras() -> None:
+    library = peer("keras", "keras")
+
+    def layer(name: str) -> Any:
+        given = library.Input((3,))
+        dense = library.layers.Dense(3, name="dense")
+        return library.Model(given, dense(given), name=name)
+
+    given = library.Input((3,))
+    model = library.Model(given, layer("b")(layer("a")(given)))
+    model.compile(library.optimizers.RMSprop(1e-2), "mse")
+    params = {"dense": {"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)}}
+    tx = rmsprop(1e-2)
+    words = r"'dense/\w+' fits 2 weights.*\['dense/(\w+)', 'dense/\1'\]"
+    with pytest.raises(ValueError, match=words):
+        keras.import_params(model, params)
+    with pytest.raises(ValueError, match=words):
+        keras.export_params(params, model)
+    with pytest.raises(ValueError, match=words):
+        keras.import_run(model, params, tx.init(params), tx)
+    model.optimizer.build(model.trainable_variables)
+    state = tx.init({"a": params, "b": params})
+    with pytest.raises(ValueError, match="comes first in the framework"):
+        keras.import_state(model.optimizer, state, tx)
+
+
+def test_two_parameters_of_one_path() -> None:
+    params = {"fc/bias": jnp.zeros(2), "fc": {"bias": jnp.zeros(3)}}
+    weights = {"fc.bias": np.ones(2, np.float32)}
+    for framework, source in ((torch, weights), (keras, _NamedWeights(weights))):
+        with pytest.raises(
+            ValueError, match=r"the path 'fc/bias', of.*\(3,\) and \(2,\)"
+        ):
+            framework.import_params(source, params)
+
+
+def test_the_longest_path_that_fits_a_name() -> None:
+    arrays = {"weight": np.float32([1.0]), "out.weight": np.float32([2.0])}
+    params = {"weight": jnp.zeros(1), "out": {"weight": jnp.zeros(1)}}
+    found = torch.import_params(arrays, params)
+    assert [float(x[0]) for x in (found["weight"], found["out"]["weight"])] == [1.0, 2.0]

@@ -1,42 +1,84 @@
-"""The state of Keras 3's RMSprop, in and out."""
+"""Runs of `keras.optimizers.RMSprop`, from memory and from Keras's files, and back.
 
-from collections.abc import Iterable, Mapping, Sequence
+What a function does not say of its arguments is on the page of
+[`interchange`][rmsprop_optax.interchange].
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
 from rmsprop_optax._config import is_on
+from rmsprop_optax._foundation._checks import check_names
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
     Place,
     as_count,
     as_number,
-    check_rate_place,
     check_step,
-    give,
-    places,
-    read_for,
-    take,
+    checked_array,
+    in_their_layout,
 )
 from rmsprop_optax.interchange._hyperparams import (
     Configs,
-    check_formula,
     check_ignored,
     compare,
     configurations,
+    foreign_run,
+    parameters_of,
 )
-from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, write
-from rmsprop_optax.interchange.keras._files import (
+from rmsprop_optax.interchange._keras_files import (
     read_configuration,
     read_variables,
+    read_weights,
     write_variables,
+)
+from rmsprop_optax.interchange._matching import (
+    Layout,
+    Layouts,
+    export_weights,
+    find_weights,
+    import_weights,
+    match_parameters,
+    moment_converts,
+)
+from rmsprop_optax.interchange._slots import (
+    RATE_NAMES,
+    Slots,
+    check_rate_place,
+    read,
+    read_for,
+    write,
 )
 from rmsprop_optax.transforms._averaging import AverageParamsState
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
 
+__all__ = [
+    "LAYOUTS",
+    "export_params",
+    "export_state",
+    "import_params",
+    "import_run",
+    "import_state",
+    "save_state",
+]
+
+LAYOUTS: Layouts = {
+    ("bias", 1): Layout(("bias", "beta")),
+    ("embedding", 2): Layout(("embeddings",)),
+    ("scale", 1): Layout(("gamma",)),
+    ("mean", 1): Layout(("moving_mean",)),
+    ("var", 1): Layout(("moving_variance",)),
+}
+"""How Keras calls the weights of Flax's `Embed` and norms; other names are the same."""
+
+_NO_WEIGHTS = (r"\bmoving_(mean|variance)$", "seed_generator_state$")
 # In the order in which `build` makes them: `base_optimizer.py`, then `rmsprop.py`.
 _SLOTS = {
     "ema": "average",
@@ -45,30 +87,139 @@ _SLOTS = {
     "trace": "momentum",
     "mu": "average_gradient",
 }
-_OPTIONS = {
-    "learning_rate": "learning_rate",
-    "rho": "decay",
-    "momentum": "momentum",
-    "epsilon": "eps",
-    "centered": "centered",
-    "weight_decay": "weight_decay",
-    "clipnorm": "clipnorm",
-    "clipvalue": "clipvalue",
-    "global_clipnorm": "global_clipnorm",
-    "use_ema": "use_ema",
-    "ema_momentum": "ema_momentum",
-    "ema_overwrite_frequency": "ema_overwrite_frequency",
-    "loss_scale_factor": "loss_scale_factor",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-}
-_FORMULA = {
-    "eps_in_sqrt": True,
-    "nesterov": False,
-    "coupled_decay": None,
-    "maximize": False,
-    "cautious": False,
-}
 _ITERATION, _RATE = (f"`{x}` of the Keras state" for x in ("iteration", "learning_rate"))
+
+
+def import_run(
+    foreign: Any,
+    params: PyTree,
+    opt_state: PyTree,
+    tx: optax.GradientTransformation,
+    *,
+    names: Mapping[str, str] | None = None,
+    layouts: Layouts = LAYOUTS,
+    convert: Convert | None = None,
+    ignore_weights: Iterable[str] = _NO_WEIGHTS,
+    order: Iterable[str] | None = None,
+    ignore: Iterable[str] = (),
+) -> tuple[PyTree, PyTree]:
+    """Weights and optimizer state of a Keras model, in one call.
+
+    Args:
+      foreign: The compiled model, or its file.
+      order: None: that of ``model.trainable_variables``, which a file does not tell.
+
+    Returns:
+      The parameters and the state.
+
+    Raises:
+      ValueError: As for the two.
+      ImportError: For a path, where h5py is missing.
+
+    Examples:
+      >>> from rmsprop_optax import interchange, rmsprop
+      >>> interchange.keras.import_run("none.keras", {}, None, rmsprop())
+      Traceback (most recent call last):
+      ...
+      FileNotFoundError: [Errno 2] No such file or directory: 'none.keras'
+    """
+    theirs, read_array = _model_weights(foreign, params)
+    ignored = check_names("ignore_weights", ignore_weights)
+    weights = find_weights(params, theirs, names, layouts, convert, ignored, "/")
+    held = read(opt_state).nu
+    if order is None and hasattr(foreign, "trainable_variables"):
+        order = [weights[v.path].path for v in foreign.trainable_variables]
+        order = [path for path in order if path in held]
+    moved = import_weights(params, weights, read_array)
+    opt_state = import_state(
+        getattr(foreign, "optimizer", foreign),
+        opt_state,
+        tx,
+        order=order,
+        convert=moment_converts(weights, held),
+        ignore=ignore,
+    )
+    return moved, opt_state
+
+
+def import_params(
+    foreign: Any,
+    params: PyTree,
+    *,
+    names: Mapping[str, str] | None = None,
+    layouts: Layouts = LAYOUTS,
+    convert: Convert | None = None,
+    ignore: Iterable[str] = _NO_WEIGHTS,
+) -> PyTree:
+    """The weights of a Keras model as parameters of ours.
+
+    A parameter ``dense/kernel`` is the weight whose name in Keras ends with it; the
+    scale of a norm is called ``gamma`` there, as ``layouts`` says.
+
+    Args:
+      foreign: The model; or the path of a ``.keras`` or ``.weights.h5`` file, which is
+        read by h5py, without Keras. A file names layers, but not the weights of a layer:
+        they are numbered (``my_layer/0``) where the layer is not one of Keras's usual
+        ones.
+      names: Such as ``{"hidden": "dense_1", "out/kernel": "my_layer/0"}``.
+
+    Returns:
+      A tree like ``params``.
+
+    Raises:
+      ValueError: For what does not fit, by name and path.
+      ImportError: For a path, where h5py is missing.
+
+    Examples:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from types import SimpleNamespace as Named
+      >>> from rmsprop_optax import interchange
+      >>> kernel = Named(path="sequential/dense/kernel", value=np.ones((2, 1)))
+      >>> params = {"dense": {"kernel": jnp.zeros((2, 1))}}
+      >>> params = interchange.keras.import_params(Named(weights=[kernel]), params,
+      ...     convert={"dense/kernel": np.float32})
+      >>> print(params["dense"]["kernel"].T)
+      [[1. 1.]]
+    """
+    theirs, read_array = _model_weights(foreign, params)
+    weights = find_weights(params, theirs, names, layouts, convert, ignore, "/")
+    return import_weights(params, weights, read_array)
+
+
+def export_params(
+    params: PyTree,
+    like: Any,
+    *,
+    names: Mapping[str, str] | None = None,
+    layouts: Layouts = LAYOUTS,
+    convert: Convert | None = None,
+    ignore: Iterable[str] = _NO_WEIGHTS,
+) -> dict[str, np.ndarray]:
+    """Our parameters by the names that a Keras model has for them.
+
+    Args:
+      like: The Keras model.
+
+    Returns:
+      Arrays by ``variable.path``: load them by ``variable.assign(arrays[variable.path])``
+      for each of ``model.trainable_variables``.
+
+    Raises:
+      ValueError: For what does not fit, by name and path.
+
+    Examples:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from types import SimpleNamespace as Named
+      >>> from rmsprop_optax import interchange
+      >>> model = Named(weights=[Named(path="model/dense/bias", value=np.zeros(2))])
+      >>> interchange.keras.export_params({"dense": {"bias": jnp.ones(2)}}, model)
+      {'model/dense/bias': array([1., 1.], dtype=float32)}
+    """
+    theirs, read_array = _model_weights(like, params)
+    weights = find_weights(
+        params, theirs, names, layouts, convert, ignore, "/", export=True
+    )
+    return export_weights(weights, lambda name: read_array(name).shape)
 
 
 def import_state(
@@ -91,22 +242,13 @@ def import_state(
         order, as a sequence or as the mapping that ``save_own_variables`` fills; or the
         path of a ``.keras`` or ``.weights.h5`` file, which is read by h5py, without
         Keras.
-      opt_state: The place to put it: ``tx.init(params)``.
-      tx: The transformation that goes on: [`rmsprop`][rmsprop_optax.rmsprop] with the
-        arguments that the run had, or a chain or a wrapper with it inside.
-      order: The paths of our parameters in the order of ``model.trainable_variables``.
-        None: parameters are matched by the names of the optimizer's variables, if these
-        end with our paths (``sequential_dense_kernel`` with ``dense/kernel``). Otherwise
-        Keras's order is taken to be our own, that of `jax.tree.leaves`; this is refused
-        if parameters of the same shape could be swapped.
-      convert: By path, a function that brings a NumPy array of Keras's layout into ours.
-      ignore: Arguments of Keras's that may differ from those of ``tx``, such as
-        ``("learning_rate",)``.
+      tx: [`rmsprop`][rmsprop_optax.rmsprop] with the arguments that the run had, or a
+        chain or a wrapper with it inside.
+      order: That of ``model.trainable_variables``.
 
     Returns:
-      A state like ``opt_state``, of the same structure, dtypes and shardings. Under
-      `optax.inject_hyperparams` the learning rate is in it too; else the
-      transformation's own goes on.
+      A state like ``opt_state``. Under `optax.inject_hyperparams` the learning rate is in
+      it too; else the transformation's own goes on.
 
     Raises:
       ValueError: For what does not fit, by variable and path: too many or too few, a
@@ -125,17 +267,14 @@ def import_state(
       [4. 9.]
     """
     current = read(opt_state)
-    check_rate_place(current, True, "Keras", "keras")
     configs = configurations(tx, opt_state, current)
-    values = _values(foreign, current)
-    slots = _layout(current, len(values))
-    where = places(current, order, convert, _names(foreign, slots))
+    values, slots, where = _read(foreign, current, order, convert)
     _compare(foreign, values, slots, where, configs, current, ignore)
     result: dict[str, Any] = {}
     for (slot, i), value in zip(slots, values, strict=True):
         if slot in _SLOTS:
             key = f"`{_SLOTS[slot]}` of '{where[i].path}'"
-            array = take(value, key, where[i], square=slot == "nu")
+            array = checked_array(value, key, where[i], square=slot == "nu")
             result.setdefault(slot, {})[where[i].path] = array
     calls = as_count(values[0], _ITERATION)
     updates, micro = divmod(calls, _steps(current, configs))
@@ -172,12 +311,6 @@ def export_state(
       like: The Keras optimizer that is to go on, built; or its variables, or its file, as
         ``foreign`` of [`import_state`][rmsprop_optax.interchange.keras.import_state]. Its
         learning rate is kept, unless ours is in the state (`optax.inject_hyperparams`).
-      tx: The transformation of the run, whose numbers must be those of ``like``.
-      order: As for `import_state`.
-      convert: By path, a function that brings a NumPy array of our layout into Keras's.
-      ignore: As for `import_state`.
-      step: How many updates the run has made. None: as the state counts them; where
-        nothing in it needs a count, as ``like`` says.
 
     Returns:
       As many arrays as ``like`` has variables, of their shapes.
@@ -197,11 +330,8 @@ def export_state(
     check_step(step)
     holds = (AverageParamsState, AccumulateGradientsState)
     current = read_for("Keras's RMSprop", opt_state, holds)
-    check_rate_place(current, True, "Keras", "keras")
     configs = configurations(tx, opt_state, current)
-    likes = _values(like, current)
-    slots = _layout(current, len(likes))
-    where = places(current, order, convert, _names(like, slots))
+    likes, slots, where = _read(like, current, order, convert)
     _compare(like, likes, slots, where, configs, current, ignore)
     result = []
     for (slot, i), old in zip(slots, likes, strict=True):
@@ -216,15 +346,12 @@ def export_state(
                 calls = as_count(old, _ITERATION) // k * k + current.micro
             result.append(np.asarray(calls, np.int32))
         elif slot == "learning_rate":
-            rate = (
-                as_number(old, _RATE)
-                if current.learning_rate is None
-                else current.learning_rate
-            )
+            rate = current.learning_rate
+            rate = as_number(old, _RATE) if rate is None else rate
             result.append(np.asarray(rate, np.float32))
         else:
             path = where[i].path
-            array = give(getattr(current, slot)[path], where[i])
+            array = in_their_layout(getattr(current, slot)[path], where[i])
             if array.shape != np.shape(old):
                 raise ValueError(
                     f"`{_SLOTS[slot]}` of '{path}' has shape {array.shape}, the "
@@ -259,6 +386,39 @@ def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
     write_variables(fspath(path), arrays)
 
 
+def _model_weights(
+    foreign: Any, params: PyTree
+) -> tuple[list[str], Callable[[str], np.ndarray]]:
+    """The names in a model or its file, some maybe twice; and the array of a name."""
+    if isinstance(foreign, (str, PathLike)):
+        sizes = [math.prod(np.shape(x)) for x in jax.tree.leaves(params)]
+        arrays = read_weights(fspath(foreign), max([1, *sizes]))
+        return list(arrays), arrays.__getitem__
+    if not hasattr(foreign, "weights"):
+        raise TypeError(f"`foreign` must be a Keras model or its file, got {foreign!r}.")
+    variables = {variable.path: variable for variable in foreign.weights}
+    names = [variable.path for variable in foreign.weights]
+    return names, lambda name: _as_numpy(variables[name])
+
+
+def _as_numpy(variable: Any) -> np.ndarray:
+    """The values of a variable of Keras's, or an array."""
+    return np.asarray(getattr(variable, "value", variable))
+
+
+def _read(
+    foreign: Any, current: Slots, order: Iterable[str] | None, convert: Convert | None
+) -> tuple[list[Any], list[tuple[str, int]], list[Place]]:
+    """The variables, what each is, and where each parameter of Keras's goes."""
+    check_rate_place(current, True, "Keras", "keras")
+    order = None if order is None else check_names("order", order)
+    values = _values(foreign, current)
+    slots = _layout(current, len(values))
+    names = _parameter_names(foreign, slots)
+    places = match_parameters(current, order, names, convert)
+    return values, slots, [place for place in places if place is not None]
+
+
 def _values(foreign: Any, current: Slots) -> list[Any]:
     """The arrays of the variables, wherever they are."""
     if isinstance(foreign, (str, PathLike)):
@@ -275,7 +435,7 @@ def _values(foreign: Any, current: Slots) -> list[Any]:
             "`foreign` (or `like`) must be a Keras optimizer, its variables or a file, "
             f"got {foreign!r}."
         )
-    return [np.asarray(getattr(variable, "value", variable)) for variable in variables]
+    return [_as_numpy(variable) for variable in variables]
 
 
 def _layout(current: Slots, length: int) -> list[tuple[str, int]]:
@@ -296,7 +456,7 @@ def _layout(current: Slots, length: int) -> list[tuple[str, int]]:
     return [(name, 0) for name in head] + slots
 
 
-def _names(foreign: Any, slots: list[tuple[str, int]]) -> list[str] | None:
+def _parameter_names(foreign: Any, slots: list[tuple[str, int]]) -> list[str] | None:
     """Keras's names of the parameters, in those of the optimizer's own variables."""
     variables = getattr(foreign, "variables", None)
     if variables is None:
@@ -328,22 +488,23 @@ def _compare(
 
     But for a learning rate in the state, which is imported and exported.
     """
-    ignored = check_ignored(ignore, _OPTIONS)
+    ignored = check_ignored(ignore, "keras")
     numbers = dict(_configuration(foreign))
     numbers.pop("learning_rate", None)  # the variable has the last one
     if not numbers.get("use_ema"):
         numbers.pop("ema_momentum", None)
+        numbers.pop("ema_overwrite_frequency", None)
     if slots[1][0] == "learning_rate":
         numbers["learning_rate"] = as_number(values[1], _RATE)
+    decaying = foreign_run("keras", numbers, "the Keras run", ignored)
+    if "weight_decay" in numbers:
+        numbers["weight_decay"] = None
+    excluded = foreign_run("keras", numbers, "the Keras run", ignored)
     for place, decays in zip(where, _decays(foreign, where, configs), strict=True):
-        config = configs[place.path]
-        check_formula(config, _FORMULA, "`rmsprop` or `dialects.keras`")
-        known = "weight_decay" in numbers
-        theirs = numbers if decays or not known else numbers | {"weight_decay": None}
         injected = (current.hyperparams or {}).get(place.path, {})
         moved = {"learning_rate"} if set(RATE_NAMES) & set(injected) else set()
-        ignores = ignored | moved
-        compare(theirs, config, _OPTIONS, ignores, "the Keras run", place.path)
+        run = decaying if decays else excluded
+        compare(run, configs[place.path], ignored | moved, place.path)
 
 
 def _decays(foreign: Any, where: list[Place], configs: Configs) -> list[bool]:
@@ -364,7 +525,8 @@ def _configuration(foreign: Any) -> Mapping[str, Any]:
     """The arguments of the optimizer, where they are known."""
     if isinstance(foreign, (str, PathLike)):
         return read_configuration(fspath(foreign))
-    return {name: getattr(foreign, name) for name in _OPTIONS if hasattr(foreign, name)}
+    names = [name for name in parameters_of("keras") if hasattr(foreign, name)]
+    return {name: getattr(foreign, name) for name in names}
 
 
 def _steps(current: Slots, configs: Configs) -> int:

@@ -89,6 +89,9 @@ def state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
                 f"`param_groups[{i}]` of {name} must have a list of numbers in `params` "
                 f"and of names in `param_names`, got {params!r} and {names!r}."
             )
+    numbers = [number for group in groups for number in group["params"]]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{name} has a parameter twice in `param_groups`: {numbers}.")
     return foreign
 
 

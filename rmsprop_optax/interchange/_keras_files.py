@@ -21,20 +21,15 @@ _NO_LAYERS = ("vars", "optimizer")
 
 def read_variables(path: str, largest: int) -> list[np.ndarray]:
     """The arrays under `optimizer/vars`, by number, of at most ``largest`` values."""
-    with _opened(path, io.BytesIO(_read(path)), "r") as datasets:
-        for i, dataset in enumerate(datasets):
-            if dataset.size > largest:  # before anything is allocated
-                raise _RefusedError(
-                    f"{_GROUP}/{i} of {path!r} has shape {dataset.shape}: that is more "
-                    "than any parameter of the optimizer state has."
-                )
-        return [np.asarray(dataset[()]) for dataset in datasets]
+    with _opened(path, io.BytesIO(_read(path)), "r") as (h5py, file):
+        return [_array(dataset, path, largest) for dataset in _datasets(h5py, file, path)]
 
 
 def write_variables(path: str, arrays: Sequence[np.ndarray]) -> None:
     """Replaces the file by one with ``arrays`` under `optimizer/vars`."""
     weights = io.BytesIO(_read(path))
-    with _opened(path, weights, "r+") as datasets:
+    with _opened(path, weights, "r+") as (h5py, file):
+        datasets = _datasets(h5py, file, path)
         if [d.shape for d in datasets] != [np.shape(a) for a in arrays]:
             raise _RefusedError(
                 f"The file {path!r} holds optimizer variables of other shapes, "
@@ -69,11 +64,6 @@ def read_weights(path: str, largest: int) -> dict[str, np.ndarray]:
             known = _variables_of(kind)
             for number in variables:
                 dataset = _plain_dataset(h5py, variables, number, path)
-                if dataset.size > largest:  # before anything is allocated
-                    raise _RefusedError(
-                        f"{dataset.name!r} of {path!r} has shape {dataset.shape}: that "
-                        "is more than any parameter has."
-                    )
                 last = known[int(number)] if int(number) < len(known) else number
                 full = "/".join((*layers, last))
                 if full in found:
@@ -81,7 +71,7 @@ def read_weights(path: str, largest: int) -> dict[str, np.ndarray]:
                         f"The file {path!r} has two weights {full!r}: give the layers "
                         "names of their own."
                     )
-                found[full] = np.asarray(dataset[()])
+                found[full] = _array(dataset, path, largest)
         for child in group:
             # A link may point into another file.
             link = group.get(child, getlink=True)
@@ -89,7 +79,7 @@ def read_weights(path: str, largest: int) -> dict[str, np.ndarray]:
             if inside and isinstance(group[child], h5py.Group):
                 read(h5py, group[child], layers, child)
 
-    with _file(path, io.BytesIO(_read(path)), "r") as (h5py, file):
+    with _opened(path, io.BytesIO(_read(path)), "r") as (h5py, file):
         read(h5py, file, (), "")
     return found
 
@@ -140,14 +130,7 @@ def _read(path: str) -> bytes:
 
 
 @contextmanager
-def _opened(path: str, weights: io.BytesIO, mode: str) -> Iterator[list[Any]]:
-    """The variables of the optimizer."""
-    with _file(path, weights, mode) as (h5py, file):
-        yield _datasets(h5py, file, path)
-
-
-@contextmanager
-def _file(path: str, weights: io.BytesIO, mode: str) -> Iterator[tuple[Any, Any]]:
+def _opened(path: str, weights: io.BytesIO, mode: str) -> Iterator[tuple[Any, Any]]:
     """h5py and the opened file; any error names the file."""
     try:
         import h5py
@@ -186,6 +169,15 @@ def _plain_dataset(h5py: Any, group: Any, name: str, path: str) -> Any:
             f"{group.name.strip('/')}/{name} of {path!r} is not an array of its own."
         )
     return dataset
+
+
+def _array(dataset: Any, path: str, largest: int) -> np.ndarray:
+    if dataset.size > largest:  # before anything is allocated
+        raise _RefusedError(
+            f"{dataset.name.strip('/')} of {path!r} has shape {dataset.shape}: that is "
+            "more than any parameter has."
+        )
+    return np.asarray(dataset[()])
 
 
 def _replace(path: str, weights: bytes) -> None:

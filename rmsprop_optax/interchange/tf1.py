@@ -1,0 +1,337 @@
+"""Runs of `tf.compat.v1.train.RMSPropOptimizer`, in and out.
+
+tf.keras 2 (`tf.keras.optimizers.legacy.RMSprop`) has slots of the same names and
+meanings; its `momentum` is there only with momentum. What a function does not say of its
+arguments is on the page of [`interchange`][rmsprop_optax.interchange].
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike, fspath
+from typing import Any
+
+import jax
+import numpy as np
+
+from rmsprop_optax._foundation._checks import check_name, check_names
+from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.interchange._foreign import (
+    Convert,
+    Place,
+    as_count,
+    check_keys,
+    check_slot,
+    check_step,
+    checked_array,
+    in_their_layout,
+)
+from rmsprop_optax.interchange._matching import (
+    find_weights,
+    import_weights,
+    match_parameters,
+    paths_by_name,
+    wanted_layouts,
+)
+from rmsprop_optax.interchange._slots import (
+    Slots,
+    check_rate_place,
+    read,
+    read_for,
+    write,
+)
+
+__all__ = ["export_state", "import_params", "import_run", "import_state"]
+
+_SLOTS = {"nu": "rms", "mu": "mg", "trace": "momentum"}
+
+
+def import_run(
+    foreign: str | PathLike[str],
+    params: PyTree,
+    opt_state: PyTree,
+    *,
+    names: Mapping[str, str] | None = None,
+    convert: Convert | None = None,
+    ignore_weights: Iterable[str] = (),
+    optimizer_name: str = "RMSProp",
+) -> tuple[PyTree, PyTree]:
+    """Variables and slots of a TensorFlow 1 checkpoint, in one call.
+
+    Args:
+      foreign: The prefix of the checkpoint.
+      optimizer_name: As for [`import_state`][rmsprop_optax.interchange.tf1.import_state].
+
+    Returns:
+      The parameters and the state.
+
+    Raises:
+      ValueError: As for the two.
+      ImportError: Where TensorFlow is missing.
+
+    Examples:
+      >>> from rmsprop_optax import interchange
+      >>> interchange.tf1.import_run("none.ckpt-1", {}, None)
+      Traceback (most recent call last):
+      ...
+      ValueError: The checkpoint 'none.ckpt-1' can't be read: ...
+    """
+    ignored = check_names("ignore_weights", ignore_weights)
+    weights, arrays = _read_variables(
+        foreign, params, names, convert, ignored, optimizer_name
+    )
+    opt_state = import_state(
+        foreign,
+        opt_state,
+        names={place.path: name for name, place in weights.items()},
+        convert=convert,
+        optimizer_name=optimizer_name,
+    )
+    return import_weights(params, weights, arrays.__getitem__), opt_state
+
+
+def import_params(
+    foreign: Mapping[str, Any] | str | PathLike[str],
+    params: PyTree,
+    *,
+    names: Mapping[str, str] | None = None,
+    convert: Convert | None = None,
+    ignore: Iterable[str] = (),
+    optimizer_name: str = "RMSProp",
+) -> PyTree:
+    """The variables of a TensorFlow 1 model as parameters of ours.
+
+    To give them back, assign each of ours to the variable of its name.
+
+    Args:
+      foreign: Arrays by the variable's name; or the prefix of a checkpoint.
+      names: Names of variables are without ``:0``.
+      ignore: Beside ``global_step`` and the optimizer's slots.
+      optimizer_name: As for [`import_state`][rmsprop_optax.interchange.tf1.import_state].
+
+    Returns:
+      A tree like ``params``.
+
+    Raises:
+      ValueError: For what does not fit, by name and path.
+      ImportError: For a checkpoint, where TensorFlow is missing.
+
+    Examples:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from rmsprop_optax import interchange
+      >>> variables = {"model/w": np.ones(2, np.float32)}
+      >>> print(interchange.tf1.import_params(variables, {"w": jnp.zeros(2)}))
+      {'w': Array([1., 1.], dtype=float32)}
+    """
+    ignore = check_names("ignore", ignore)
+    weights, arrays = _read_variables(
+        foreign, params, names, convert, ignore, optimizer_name
+    )
+    return import_weights(params, weights, arrays.__getitem__)
+
+
+def import_state(
+    foreign: Mapping[str, Any] | str | PathLike[str],
+    opt_state: PyTree,
+    *,
+    names: Mapping[str, str] | None = None,
+    convert: Convert | None = None,
+    optimizer_name: str = "RMSProp",
+) -> PyTree:
+    """Puts the slots of a TensorFlow 1 optimizer into a state of ours.
+
+    Args:
+      foreign: The slots by name, each a mapping from the variable's name to its array:
+        ``{"rms": {...}, "momentum": {...}}``, with ``"mg"`` where the run is centered,
+        and ``"global_step"``, a number, where there is one. Or the prefix of a
+        checkpoint that `tf.compat.v1.train.Saver` wrote (``"model.ckpt-1000"``).
+      opt_state: Of [`dialects.tf1`][rmsprop_optax.dialects].
+      names: Names of variables are without ``:0``. A path that is not in it is the name
+        itself, whole.
+      optimizer_name: The ``name`` that the optimizer had, by which a checkpoint names
+        its slots.
+
+    Returns:
+      A state like ``opt_state``. Without ``global_step`` its counts stay what they are:
+      TensorFlow's optimizer itself counts nothing.
+
+    Raises:
+      ValueError: For what does not fit, by key and path: missing or unknown slots or
+        variables, a wrong shape or dtype, values that are not finite, a damaged file.
+      ImportError: For a checkpoint, where TensorFlow is missing.
+
+    TensorFlow keeps a ``momentum`` slot even if the momentum is 0. That slot has no
+    effect, and a state without momentum does not take it.
+
+    Examples:
+      >>> import jax.numpy as jnp, numpy as np, optax
+      >>> from rmsprop_optax import dialects, interchange
+      >>> tx = dialects.tf1(0.1, momentum=0.9)
+      >>> slots = {
+      ...     "rms": {"dense/kernel": np.array([4.0], np.float32)},
+      ...     "momentum": {"dense/kernel": np.array([0.5], np.float32)},
+      ...     "global_step": 30,
+      ... }
+      >>> opt_state = tx.init({"w": jnp.ones(1)})
+      >>> opt_state = interchange.tf1.import_state(
+      ...     slots, opt_state, names={"w": "dense/kernel"}
+      ... )
+      >>> print(optax.tree.get(opt_state, "nu")["w"])
+      [4.]
+    """
+    check_name("optimizer_name", optimizer_name)
+    current = read(opt_state)
+    check_rate_place(current, True, "TensorFlow", "tf1")
+    where = _places(current, names, convert)
+    if isinstance(foreign, (str, PathLike)):
+        centered = current.mu is not None
+        foreign = _read_checkpoint(foreign, where, optimizer_name, centered)
+    known = [*_SLOTS.values(), "global_step"]
+    if not isinstance(foreign, Mapping):
+        raise TypeError(
+            "`foreign` must be a mapping of slots or the prefix of a checkpoint, got "
+            f"{foreign!r}."
+        )
+    check_keys(foreign, known, ["rms"], "The TensorFlow state")
+    result = {}
+    for slot, name in _SLOTS.items():
+        ours = getattr(current, slot) is not None
+        if slot != "trace" or ours:
+            check_slot(f"`{name}`", name in foreign, ours, "The TensorFlow state")
+        if not ours:
+            continue
+        arrays, key = foreign[name], f"`{name}` of the TensorFlow state"
+        check_keys(arrays, list(where), list(where), key)
+        result[slot] = {
+            place.path: checked_array(
+                arrays[variable], f"`{name}[{variable!r}]`", place, square=slot == "nu"
+            )
+            for variable, place in where.items()
+        }
+    count = foreign.get("global_step", current.updates)
+    count = None if count is None else as_count(count, "`global_step`")
+    return write(opt_state, Slots(updates=count, micro=0, calls=count, **result))
+
+
+def export_state(
+    opt_state: PyTree,
+    *,
+    names: Mapping[str, str] | None = None,
+    convert: Convert | None = None,
+    step: int | None = None,
+) -> dict[str, Any]:
+    """Our state as the slots of a TensorFlow 1 optimizer.
+
+    Args:
+      opt_state: A state of [`dialects.tf1`][rmsprop_optax.dialects].
+      names: As for [`import_state`][rmsprop_optax.interchange.tf1.import_state].
+
+    Returns:
+      The slots by name: ``"rms"``, ``"momentum"`` (zeros without momentum, for
+      TensorFlow has the slot then too), ``"mg"`` where centered, each a mapping from the
+      variable's name to its array, and ``"global_step"`` where the
+      state counts. Load it by ``optimizer.get_slot(variable, slot).assign(array)``.
+
+    Raises:
+      ValueError: For what TensorFlow's optimizer cannot hold: an average of the
+        parameters, accumulated gradients, a momentum without the learning rate in it.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from rmsprop_optax import dialects, interchange
+      >>> tx = dialects.tf1(0.1)
+      >>> interchange.tf1.export_state(tx.init({"w": jnp.zeros(1)}))["rms"]
+      {'w': array([1.], dtype=float32)}
+    """
+    check_step(step)
+    current = read_for("TensorFlow 1", opt_state)
+    check_rate_place(current, True, "TensorFlow", "tf1")
+    zeros = {path: np.zeros_like(array) for path, array in current.nu.items()}
+    slots = {"rms": current.nu, "momentum": current.trace or zeros, "mg": current.mu}
+    where = _places(current, names, convert)
+    result: dict[str, Any] = {
+        name: {n: in_their_layout(leaves[p.path], p) for n, p in where.items()}
+        for name, leaves in slots.items()
+        if leaves is not None
+    }
+    count = current.updates if step is None else step
+    return result if count is None else result | {"global_step": count}
+
+
+def _places(
+    current: Slots, names: Mapping[str, str] | None, convert: Convert | None
+) -> dict[str, Place]:
+    """Where the slots of each variable go, by its name."""
+    wanted = wanted_layouts(current.nu, names, {}, "/")
+    ends = {path: layout.names for path, layout in wanted.items()}
+    variables = paths_by_name(ends, "names")
+    places = match_parameters(current, list(variables.values()), None, convert)
+    pairs = zip(variables, places, strict=True)
+    return {variable: place for variable, place in pairs if place is not None}
+
+
+def _read_checkpoint(
+    prefix: str | PathLike[str], names: Iterable[str], optimizer_name: str, centered: bool
+) -> dict[str, Any]:
+    """The slots of a checkpoint, in the order in which the optimizer makes them."""
+    prefix, slots = fspath(prefix), ["rms", *["mg"] * centered, "momentum"]
+    entries = {
+        f"{name}/{optimizer_name}{f'_{i}' if i else ''}": (slot, name)
+        for name in names
+        for i, slot in enumerate(slots)
+    }
+    result: dict[str, Any] = {slot: {} for slot in slots}
+    with _checkpoint_reader(prefix) as reader:
+        variables = set(reader.get_variable_to_shape_map())
+        theirs = {
+            n for n in variables if re.search(rf"/{re.escape(optimizer_name)}(_\d)?$", n)
+        }
+        check_keys(theirs, list(entries), list(entries), f"The checkpoint {prefix!r}")
+        for entry, (slot, name) in entries.items():
+            result[slot][name] = reader.get_tensor(entry)
+        if "global_step" in variables:
+            result["global_step"] = int(reader.get_tensor("global_step"))
+    return result
+
+
+def _read_variables(
+    foreign: Mapping[str, Any] | str | PathLike[str],
+    params: PyTree,
+    names: Mapping[str, str] | None,
+    convert: Convert | None,
+    ignore: Iterable[str],
+    optimizer_name: str,
+) -> tuple[dict[str, Place], Mapping[str, Any]]:
+    """Which variables are our parameters, and their arrays by name."""
+    check_name("optimizer_name", optimizer_name)
+    slots = (rf"/{re.escape(optimizer_name)}(_\d)?$", "^global_step$")
+    ignored = (*ignore, *slots)
+    if isinstance(foreign, Mapping):
+        return find_weights(params, foreign, names, {}, convert, ignored, "/"), foreign
+    with _checkpoint_reader(fspath(foreign)) as reader:
+        shapes = reader.get_variable_to_shape_map()
+        weights = find_weights(params, sorted(shapes), names, {}, convert, ignored, "/")
+        # One of another size is not read: its shape is what the error says.
+        arrays = {
+            name: reader.get_tensor(name)
+            if math.prod(shapes[name]) == math.prod(place.like.shape)
+            else jax.ShapeDtypeStruct(tuple(shapes[name]), "float32")
+            for name, place in weights.items()
+        }
+    return weights, arrays
+
+
+@contextmanager
+def _checkpoint_reader(prefix: str | PathLike[str]) -> Iterator[Any]:
+    """TensorFlow's reader of a checkpoint; any error in the block names the file."""
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError(
+            "TensorFlow's checkpoints need TensorFlow: pip install tensorflow"
+        ) from error
+    try:
+        yield tf.train.load_checkpoint(prefix)
+    except (tf.errors.OpError, OSError, RuntimeError, IndexError) as error:
+        raise ValueError(f"The checkpoint {prefix!r} can't be read: {error}") from error
