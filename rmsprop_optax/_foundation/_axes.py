@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rmsprop_optax._foundation._trees import leaves_with_paths
 from rmsprop_optax._foundation._types import AxisName, PyTree, Tracer
 
 
@@ -47,11 +46,11 @@ def bound_axes(axis_name: AxisName) -> tuple[str, ...]:
     return names
 
 
-def check_types_tell(names: tuple[str, ...]) -> None:
-    """That types say what varies along these axes, which are bound.
+def check_types_have_axes(names: tuple[str, ...]) -> None:
+    """Raises unless array types record the mesh axes that they vary over.
 
     Raises:
-      ValueError: Where they do not: under `pmap`, or with ``check_vma=False``.
+      ValueError: Under `pmap`, or `shard_map` with ``check_vma=False``.
     """
     for name in names:
         if name not in _varying(jax.lax.axis_index(name)):
@@ -125,17 +124,3 @@ def axis_size(mesh: Mesh, axis_name: AxisName) -> int:
                 "Give one of them as `axis_name`."
             )
     return math.prod(mesh.shape[name] for name in names)
-
-
-def check_divides(batch: PyTree, parts: int, into: str) -> None:
-    """Every array of a batch has a first axis that can be cut into equal parts."""
-    for path, leaf in leaves_with_paths(batch):
-        if leaf is None:
-            continue
-        shape = jnp.shape(leaf)
-        if not shape or shape[0] % parts:
-            raise ValueError(
-                f"Batch '{path}' of shape {shape} can't be split into {into}: its first "
-                f"axis must be a multiple of {parts}. Drop the rest of the last batch, "
-                "or pad it."
-            )

@@ -12,22 +12,6 @@ from rmsprop_optax._foundation._trees import is_gradient_leaf, is_leaf
 from rmsprop_optax._foundation._types import AxisName, PyTree
 
 
-class Loss(NamedTuple):
-    """A loss, and how it is differentiated.
-
-    Attributes:
-      loss_fn: ``loss_fn(params, batch)``, or with a key as third argument, to a scalar.
-      has_aux: Whether it returns auxiliary data too.
-      micro_steps: Into how many parts a device cuts its part of the batch.
-      value_and_grad: `jax.value_and_grad`, or a function like it.
-    """
-
-    loss_fn: Callable[..., Any]
-    has_aux: bool
-    micro_steps: int
-    value_and_grad: Callable[..., Any]
-
-
 class Outcome(NamedTuple):
     """Gradients, loss and aux of a part of a batch, or their means."""
 
@@ -37,12 +21,16 @@ class Outcome(NamedTuple):
 
 
 def local_outcome(
-    loss: Loss,
+    loss_fn: Callable[..., Any],
     params: PyTree,
     loss_scale: jax.Array,
     batch: PyTree,
     key: Any,
     axis: AxisName,
+    *,
+    has_aux: bool,
+    micro_steps: int,
+    value_and_grad: Callable[..., Any],
 ) -> Outcome:
     """The mean gradients, loss and aux of this device's part of the batch."""
     # With parameters that are the same on all devices JAX would sum their gradients over
@@ -53,21 +41,19 @@ def local_outcome(
         key = jax.random.fold_in(as_varying(key, axis), jax.lax.axis_index(axis))
 
     def objective(params: PyTree, *args: Any) -> tuple[jax.Array, tuple[Any, Any]]:
-        result = loss.loss_fn(params, *args)
-        value, aux = result if loss.has_aux else (result, None)
+        result = loss_fn(params, *args)
+        value, aux = result if has_aux else (result, None)
         return value * loss_scale.astype(jnp.result_type(value)), (value, aux)
 
     def outcome(batch: PyTree, key: Any) -> Outcome:
         args = (batch,) if key is None else (batch, key)
-        (_, (value, aux)), grads = loss.value_and_grad(objective, has_aux=True)(
-            params, *args
-        )
+        (_, (value, aux)), grads = value_and_grad(objective, has_aux=True)(params, *args)
         aux = jax.tree.map(_as_float, aux)
         return Outcome(grads, *jax.tree.map(lambda x: as_varying(x, axis), (value, aux)))
 
-    if loss.micro_steps == 1:
+    if micro_steps == 1:
         return outcome(batch, key)
-    return _mean_over_micro_steps(outcome, batch, key, loss.micro_steps, axis)
+    return _mean_over_micro_steps(outcome, batch, key, micro_steps, axis)
 
 
 def _mean_over_micro_steps(

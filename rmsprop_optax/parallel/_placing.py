@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import jax
@@ -39,6 +40,23 @@ def place(tree: PyTree, shardings: PyTree, axis: AxisName, what: str) -> PyTree:
                 _check_may_move(path_of(path), leaf, targets[i], what)
             leaves[i] = jax.device_put(leaf, targets[i])
     return jax.tree.unflatten(structure, leaves)
+
+
+def unshared(tree: PyTree) -> PyTree:
+    """``tree`` with copies of the arrays that it holds more than once.
+
+    A step can't donate one array twice, and the fresh state of `optax.contrib.prodigy`
+    holds the parameters themselves.
+    """
+    seen = set[int]()
+
+    def own(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and id(leaf) in seen:
+            return leaf.copy()
+        seen.add(id(leaf))
+        return leaf
+
+    return jax.tree.map(own, tree)
 
 
 def _check_same_tree(tree: PyTree, wanted: PyTree, what: str) -> None:
@@ -84,13 +102,37 @@ def _check_may_move(path: str, leaf: jax.Array, target: Any, what: str) -> None:
             f"{_devices(target)}: it was made for another mesh. Move it there yourself, "
             "with `jax.device_put(tree, jax.NamedSharding(mesh, jax.P()))`."
         )
-    if not here.is_fully_replicated:
+    if not here.is_fully_replicated and not _only_splits(here, target):
         raise ValueError(
             f"{what} '{path}' is sharded as {_spec(here)} over "
             f"{_devices(here)}, the step takes it as {target.spec}. Move it with "
             "`jax.device_put(tree, jax.NamedSharding(mesh, spec))`, or use the step "
             "that keeps it so: `parallel.sharded_data_parallel` for a sharded state."
         )
+
+
+def check_divides(batch: PyTree, parts: int, into: str) -> None:
+    """Raises unless the first axis of every array can be cut into equal parts."""
+    for path, leaf in leaves_with_paths(batch):
+        if leaf is None:
+            continue
+        shape = jnp.shape(leaf)
+        if not shape or shape[0] % parts:
+            raise ValueError(
+                f"Batch '{path}' of shape {shape} can't be split into {into}: its first "
+                f"axis must be a multiple of {parts}. Drop the rest of the last batch, "
+                "or pad it."
+            )
+
+
+def _only_splits(here: Any, target: NamedSharding) -> bool:
+    """Whether each device keeps a part of what it has."""
+    if not isinstance(here, NamedSharding) or here.mesh != target.mesh:
+        return False
+    parts = zip_longest(here.spec, target.spec)
+    return all(
+        not old or {*names_of(old)} <= {*names_of(new or ())} for old, new in parts
+    )
 
 
 def _spec(sharding: Any) -> Any:

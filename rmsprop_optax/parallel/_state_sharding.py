@@ -91,8 +91,10 @@ def shardings_like(
     def shard(owner: Keys | None) -> NamedSharding:
         if owner is None:
             return NamedSharding(mesh, PartitionSpec())
-        spec = _split(moments[owner], _spec_on(mesh, known[owner]), mesh, axis)
-        return NamedSharding(mesh, spec)
+        dims = _split(moments[owner], _spec_on(mesh, known[owner]), mesh, axis)
+        # A dimension of size 1 is one number for all: each device has it.
+        dims = [dims[i] if size > 1 else None for i, size in enumerate(leaf.shape)]
+        return NamedSharding(mesh, trimmed(dims))
 
     return structure.unflatten(map(shard, owners))
 
@@ -119,19 +121,21 @@ def _split(
     spec: tuple[Any, ...],
     mesh: Mesh,
     axis: AxisName | None,
-) -> PartitionSpec:
+) -> list[Any]:
     """The parameter's spec where it fits these shapes, and ``axis`` in the first gap."""
     # What divides the greatest common divisor divides each size.
-    shape = tuple(math.gcd(*sizes) for sizes in zip(*shapes, strict=True))
+    sizes = list(zip(*shapes, strict=True))
+    shape = tuple(math.gcd(*s) for s in sizes)
     dims: list[Any] = [None] * len(shape)
     for i, part in enumerate(spec):
-        dims[i] = part if part and not shape[i] % _size(mesh, part) else None
+        larger = math.gcd(*(size for size in sizes[i] if size > 1))
+        dims[i] = part if part and not larger % _size(mesh, part) else None
     used = {name for part in dims if part for name in names_of(part)}
     if axis is not None and used.isdisjoint(names_of(axis)):
         free = first_split(shape, _size(mesh, axis), taken=dims)
         if free is not None:
             dims[free] = axis
-    return trimmed(dims)
+    return dims
 
 
 def trimmed(dims: list[Any]) -> PartitionSpec:

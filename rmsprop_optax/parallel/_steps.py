@@ -8,7 +8,6 @@ import optax
 from jax.sharding import Mesh
 
 from rmsprop_optax._foundation._types import AxisName
-from rmsprop_optax.parallel._gradients import Loss
 from rmsprop_optax.parallel._training_step import TrainingStep
 
 
@@ -73,8 +72,16 @@ def data_parallel(
       >>> print(params, loss)
       [0.4755647 0.4755647] 0.019338518
     """
-    loss = Loss(loss_fn, has_aux, micro_steps, value_and_grad)
-    return TrainingStep(loss, tx, mesh, axis_name, shards_state=False)
+    return TrainingStep(
+        loss_fn,
+        tx,
+        mesh,
+        axis_name,
+        has_aux=has_aux,
+        micro_steps=micro_steps,
+        value_and_grad=value_and_grad,
+        shards_state=False,
+    )
 
 
 def sharded_data_parallel(
@@ -128,8 +135,16 @@ def sharded_data_parallel(
       >>> params = jnp.zeros(16)
       >>> opt_state = tx.init(params)
       >>> params, opt_state, loss = step(params, opt_state, jnp.ones((8, 16)))
-      >>> print(params[:2], loss, parallel.bytes_per_device(opt_state))
-      [0.31621763 0.31621763] 1.0 8
+      >>> print(params[:2].round(4), loss, parallel.bytes_per_device(opt_state))
+      [0.3162 0.3162] 1.0 8
     """
-    loss = Loss(loss_fn, has_aux, micro_steps, value_and_grad)
-    return TrainingStep(loss, tx, mesh, axis_name, shards_state=True)
+    return TrainingStep(
+        loss_fn,
+        tx,
+        mesh,
+        axis_name,
+        has_aux=has_aux,
+        micro_steps=micro_steps,
+        value_and_grad=value_and_grad,
+        shards_state=True,
+    )

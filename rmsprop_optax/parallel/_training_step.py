@@ -5,15 +5,16 @@ outside of it, under `jax.jit`. There an array is whole to the program, whatever
 sharding, so every transformation computes what it computes on one device.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rmsprop_optax._foundation._axes import axis_size, check_divides, names_of
+from rmsprop_optax._foundation._axes import axis_size, names_of
 from rmsprop_optax._foundation._checks import (
     check_flag,
     check_function,
@@ -22,8 +23,8 @@ from rmsprop_optax._foundation._checks import (
 )
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import AxisName, PyTree, Tracer
-from rmsprop_optax.parallel._gradients import Loss, local_outcome, mean_over_devices
-from rmsprop_optax.parallel._placing import place
+from rmsprop_optax.parallel._gradients import Outcome, local_outcome, mean_over_devices
+from rmsprop_optax.parallel._placing import check_divides, place, unshared
 from rmsprop_optax.parallel._state_sharding import first_split, shardings_like
 from rmsprop_optax.wrappers._loss_scale import scale_loss
 
@@ -36,21 +37,33 @@ class TrainingStep:
 
     def __init__(
         self,
-        loss: Loss,
+        loss_fn: Callable[..., Any],
         tx: optax.GradientTransformation,
         mesh: Mesh,
         axis: AxisName,
         *,
+        has_aux: bool,
+        micro_steps: int,
+        value_and_grad: Callable[..., Any],
         shards_state: bool,
     ) -> None:
         self._count = axis_size(mesh, axis)
         check_transformation("tx", tx)
-        check_function("loss_fn", loss.loss_fn)
-        check_function("value_and_grad", loss.value_and_grad)
-        check_flag("has_aux", loss.has_aux)
-        check_whole_number("micro_steps", loss.micro_steps, least=1)
-        self._loss, self._tx, self._mesh, self._axis = loss, tx, mesh, axis
+        check_function("loss_fn", loss_fn)
+        check_function("value_and_grad", value_and_grad)
+        check_flag("has_aux", has_aux)
+        check_whole_number("micro_steps", micro_steps, least=1)
+        self._tx, self._mesh, self._axis = tx, mesh, axis
+        self._has_aux, self._micro_steps = has_aux, micro_steps
         self._shards_state = shards_state
+        self._local = partial(
+            local_outcome,
+            loss_fn,
+            axis=axis,
+            has_aux=has_aux,
+            micro_steps=micro_steps,
+            value_and_grad=value_and_grad,
+        )
         self._programs: dict[Any, Any] = {}
 
     def __call__(
@@ -85,10 +98,11 @@ class TrainingStep:
                 "A training step compiles itself, and places its arguments on devices: "
                 "call it outside of `jax.jit`, `scan` and other transformations."
             )
-        micro_steps, into = self._loss.micro_steps, f"{self._count} devices"
+        micro_steps, into = self._micro_steps, f"{self._count} devices"
         if micro_steps > 1:
             into += f" with {micro_steps} micro-steps each"
         check_divides(batch, self._count * micro_steps, into)
+        params, opt_state = unshared((params, opt_state))
         whole = NamedSharding(self._mesh, PartitionSpec())
         params = place(params, whole, self._axis, "Parameter")
         leaves, structure = jax.tree.flatten(params)
@@ -114,7 +128,7 @@ class TrainingStep:
     def _compile(self, params: PyTree, opt_state: PyTree) -> Any:
         """The jitted step; its arguments are the shardings of what it returns."""
         whole = NamedSharding(self._mesh, PartitionSpec())
-        beside = (whole,) if self._loss.has_aux else ()
+        beside = (whole,) if self._has_aux else ()
         return jax.jit(
             self._train,
             donate_argnums=(0, 1),
@@ -125,37 +139,57 @@ class TrainingStep:
         self, params: PyTree, opt_state: PyTree, batch: PyTree, key: Any
     ) -> tuple[Any, ...]:
         loss_scale = scale_loss(jnp.ones(()), opt_state)
-        grads, loss, aux = self._means(params, loss_scale, batch, key)
-        parts = jax.tree.map(self._part, grads, params, is_leaf=is_leaf)
-        updates, opt_state = self._tx.update(grads, opt_state, parts)
-        params = optax.apply_updates(parts, updates)
-        return params, opt_state, loss, *((aux,) if self._loss.has_aux else ())
-
-    def _means(
-        self, params: PyTree, loss_scale: jax.Array, batch: PyTree, key: Any
-    ) -> tuple[PyTree, jax.Array, PyTree]:
-        """The mean gradients, loss and aux; sharded gradients where the state is."""
-        whole, split = PartitionSpec(), self._split
-        shard_map = partial(
-            jax.shard_map, mesh=self._mesh, axis_names=set(names_of(self._axis))
+        specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (params, opt_state))
+        whole = PartitionSpec()
+        # Where axes are explicit, shardings are types, and transformations such as
+        # Optax's do not say what theirs are. On automatic axes XLA decides.
+        update = jax.sharding.auto_axes(
+            self._update, axes=self._mesh.axis_names, out_sharding=(*specs, whole, whole)
         )
+        with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
+            outcomes = self._outcomes(params, loss_scale, batch, key)
+            *new, aux = update(outcomes, opt_state, params)
+        return (*new, aux) if self._has_aux else tuple(new)
 
-        # In two steps: the trees of gradients and aux are known after the first one, and
-        # the second needs them for its `out_specs`. A new first axis costs nothing.
-        def local(params: PyTree, scale: jax.Array, batch: PyTree, key: Any) -> PyTree:
-            outcome = local_outcome(self._loss, params, scale, batch, key, self._axis)
-            return jax.tree.map(lambda x: x[None], outcome)
+    def _outcomes(
+        self, params: PyTree, loss_scale: jax.Array, batch: PyTree, key: Any
+    ) -> Outcome:
+        """The gradients, loss and aux of every device, along a new first axis.
 
-        def means(stacked: PyTree) -> PyTree:
-            outcome = jax.tree.map(lambda x: x[0], stacked)
-            return jax.tree.map(self._mean, outcome, dims, is_leaf=is_leaf)
+        It costs nothing. The means are computed apart from it: their `out_specs` need the
+        trees of the gradients and of aux, which are known now.
+        """
+        whole, split = PartitionSpec(), self._split
 
-        stacked = shard_map(
+        def local(*args: Any) -> Outcome:
+            return jax.tree.map(lambda x: x[None], self._local(*args))
+
+        return self._shard_map(
             local, in_specs=(whole, whole, split, whole), out_specs=split
         )(params, loss_scale, batch, key)
-        dims = self._dims(stacked)
-        specs = jax.tree.map(self._spec, stacked, dims, is_leaf=is_leaf)
-        return shard_map(means, in_specs=split, out_specs=specs)(stacked)
+
+    def _update(
+        self, outcomes: Outcome, opt_state: PyTree, params: PyTree
+    ) -> tuple[PyTree, PyTree, jax.Array, PyTree]:
+        """The new parameters and state, the mean loss and the mean aux."""
+        grads, loss, aux = self._means(outcomes)
+        parts = jax.tree.map(self._part, grads, params, is_leaf=is_leaf)
+        updates, opt_state = self._tx.update(grads, opt_state, parts)
+        return optax.apply_updates(parts, updates), opt_state, loss, aux
+
+    def _means(self, outcomes: Outcome) -> Outcome:
+        """The mean gradients, loss and aux; sharded gradients where the state is."""
+
+        def means(outcomes: Outcome) -> Outcome:
+            here = jax.tree.map(lambda x: x[0], outcomes)
+            return jax.tree.map(self._mean, here, dims, is_leaf=is_leaf)
+
+        dims = self._dims(outcomes)
+        specs = jax.tree.map(self._spec, outcomes, dims, is_leaf=is_leaf)
+        return self._shard_map(means, in_specs=self._split, out_specs=specs)(outcomes)
+
+    def _shard_map(self, fn: Callable[..., Any], **specs: Any) -> Callable[..., Any]:
+        return jax.shard_map(fn, axis_names={*names_of(self._axis)}, **specs)
 
     def _dims(self, stacked: Any) -> Any:
         """For each leaf the dimension that is reduce-scattered; -1: it stays whole."""
@@ -193,7 +227,4 @@ class TrainingStep:
         dim = first_split(g.shape, self._count)
         if dim is None:
             return p
-        sharding = NamedSharding(self._mesh, self._spec(g, dim))
-        if AxisType.Explicit in self._mesh.axis_types:
-            return jax.reshard(p, sharding)
-        return jax.lax.with_sharding_constraint(p, sharding)
+        return jax.lax.with_sharding_constraint(p, self._spec(g, dim))

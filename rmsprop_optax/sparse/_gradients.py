@@ -19,7 +19,7 @@ from rmsprop_optax._foundation._trees import (
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.sparse._lookup import TableView
 from rmsprop_optax.sparse._row_slices import RowSlices
-from rmsprop_optax.sparse._tables import as_ids, get_rows, unique_rows, whole
+from rmsprop_optax.sparse._tables import as_ids, get_rows, replicated, unique_rows
 
 
 def value_and_grad(
@@ -147,7 +147,7 @@ def _row_ids(params: PyTree, wanted: Mapping[str, Any]) -> dict[Keys, jax.Array]
         ((keys, table),) = tables[path]
         height = table.shape[0]
         some = [
-            whole(as_ids(leaf, height, f"The ids of '{path}'"))
+            replicated(as_ids(leaf, height, f"The ids of '{path}'"))
             for leaf in jax.tree.leaves(tree)
         ]
         flat = jnp.concatenate([jnp.zeros(0, jnp.int32), *(x.ravel() for x in some)])

@@ -10,7 +10,7 @@ from rmsprop_optax._foundation._axes import sharded_like
 from rmsprop_optax._foundation._trees import content_of
 from rmsprop_optax._foundation._types import Tracer
 from rmsprop_optax.sparse._opaque import shape_alone, unwrap_indices, wrap_indices
-from rmsprop_optax.sparse._tables import as_ids, rows_at, whole
+from rmsprop_optax.sparse._tables import as_ids, places, replicated, rows_at
 
 
 @jax.tree_util.register_pytree_node_class
@@ -105,8 +105,8 @@ def lookup(table: Any, ids: Any) -> jax.Array:
     ids = as_ids(ids, height, "Ids")
     if not isinstance(table, TableView):
         return rows_at(table, ids)
-    as_given, ids = ids, whole(ids)
-    place = jnp.searchsorted(table.indices, ids).astype(jnp.int32)
+    as_given, ids = ids, replicated(ids)
+    place = places(table.indices, ids)
     count = table.indices.shape[0]
     found = table.indices.at[place].get(mode="fill", fill_value=-1) == ids
     _check_announced(ids, found)

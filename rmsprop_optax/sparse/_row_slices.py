@@ -107,7 +107,7 @@ class RowSlices(metaclass=_NamesRemedy):
 
     def to_dense(self) -> jax.Array:
         """The whole table, zeros in the rows that are not here."""
-        return table_of(self.indices, self.values, self.shape)
+        return table_of(self.indices, self.values, self.shape, is_sorted=True)
 
     @property
     def indices(self) -> Any:

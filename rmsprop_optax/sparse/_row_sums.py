@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmsprop_optax._foundation._alignment import MOMENTS
+from rmsprop_optax._foundation._axes import named_sharding, sharded_like
 from rmsprop_optax._foundation._checks import check_mapping, check_whole_number
 from rmsprop_optax._foundation._dtypes import wide_dtype
 from rmsprop_optax._foundation._state_fields import register, state_fields
@@ -90,12 +91,11 @@ class RowSums:
         for path, p in leaves_with_paths(params):
             size = self.accumulate_rows.get(path)
             if p is None or size is None:
-                values.append(None if p is None else _zeros(p, jnp.shape(p)))
+                values.append(None if p is None else _zeros(p))
                 rows.append(None)
             else:
-                height, *row = jnp.shape(p)
-                values.append(_zeros(p, (size, *row)))
-                rows.append(jnp.full(size, height, jnp.int32))
+                values.append(_zeros(p, size))
+                rows.append(jnp.full(size, jnp.shape(p)[0], jnp.int32))
         return RowSumsState(rebuild(params, values), rebuild(params, rows))
 
     def add(self, acc_grads: RowSumsState, updates: PyTree) -> PyTree:
@@ -134,9 +134,15 @@ class RowSums:
                 )
 
 
-def _zeros(p: Any, shape: tuple[int, ...]) -> jax.Array:
+def _zeros(p: Any, rows: int | None = None) -> jax.Array:
+    """The sum of a parameter, or of some rows of it, which every device has all of."""
     dtype = wide_dtype(jnp.result_type(p))
-    return jnp.zeros_like(p, dtype) if shape == jnp.shape(p) else jnp.zeros(shape, dtype)
+    if rows is None:
+        return jnp.zeros_like(p, dtype)
+    sharding = named_sharding(p)
+    if sharding is not None:
+        sharding = jax.NamedSharding(sharding.mesh, jax.P(None, *sharding.spec[1:]))
+    return jnp.zeros((rows, *jnp.shape(p)[1:]), dtype, device=sharding)
 
 
 def _add(path: str, g: Any, total: Any, rows: Any) -> Any:
@@ -168,7 +174,8 @@ def _add_rows(rows: jax.Array, values: jax.Array, g: RowSlices) -> RowSlices:
     """
     size, height = len(rows), g.shape[0]
     indices = jnp.concatenate([rows, g.indices])
-    summed = jnp.concatenate([values, g.values.astype(values.dtype)])
+    new = sharded_like(g.values.astype(values.dtype), values)
+    summed = jnp.concatenate([values, new])
     union, summed = sum_rows(indices, summed, height)
     if len(union) > size:
         summed = jnp.where(union[size] < height, jnp.nan, summed[:size])

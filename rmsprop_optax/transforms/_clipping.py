@@ -14,7 +14,7 @@ from rmsprop_optax._foundation._alignment import check_dense
 from rmsprop_optax._foundation._axes import (
     bound_axes,
     check_axis_name,
-    check_types_tell,
+    check_types_have_axes,
     varying_axes,
 )
 from rmsprop_optax._foundation._checks import (
@@ -198,7 +198,7 @@ def _axes_of(
         return [() for g in leaves if g is not None]
     names = bound_axes(axis_name)
     if sharded is None:
-        check_types_tell(names)
+        check_types_have_axes(names)
         return [varying_axes(g, names) for g in leaves if g is not None]
     mask = sharded(updates) if callable(sharded) else sharded
     present = jax.tree.map(lambda g: g is not None, updates, is_leaf=is_leaf)

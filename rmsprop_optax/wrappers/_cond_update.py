@@ -48,7 +48,7 @@ def cond_update(
         updates, new = update(treedef.unflatten(flat), state)
         pairs = list(zip(flat, treedef.flatten_up_to(updates), strict=True))
         reused = [
-            sharded_like(cast(u, x.dtype), x) if _fits(x, u) else zeros_like(x)
+            sharded_like(cast(u, x.dtype), x) if _fits(x, u) else _zeros_like(x)
             for x, u in pairs
         ]
         other = [None if _fits(x, u) else u for x, u in pairs]
@@ -56,7 +56,7 @@ def cond_update(
 
     def skipped(flat: list[Any], state: PyTree) -> tuple[list[Any], list[Any], PyTree]:
         pairs = zip(flat, expected, strict=True)
-        return flat, [None if _fits(x, u) else zeros_like(u) for x, u in pairs], state
+        return flat, [None if _fits(x, u) else _zeros_like(u) for x, u in pairs], state
 
     reused, other, state = jax.lax.cond(condition, taken, skipped, flat, state)
     updates, unused = [], []
@@ -65,6 +65,11 @@ def cond_update(
         updates.append(cast(jnp.where(condition, x, 0), u.dtype) if fits else y)
         unused.append(jnp.where(condition, 0, x) if fits else x)
     return Outcome(rebuild(operands, updates), rebuild(operands, unused), state)
+
+
+def _zeros_like(leaf: Any) -> Any:
+    """Zeros with the sharding of ``leaf`` too, which JAX keeps in `jax.set_mesh` only."""
+    return jax.tree.map(sharded_like, zeros_like(leaf), leaf)
 
 
 def _fits(operand: Any, update: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 import rmsprop_optax as ro
 from rmsprop_optax import parallel
@@ -104,6 +105,21 @@ def test_tables_by_rows(kind: str, devices: int, make: str, micro_steps: int) ->
         return step(loss_fn, tx, mesh(devices), micro_steps=micro_steps, **options)
 
     _compare(make_step, _of(kind), "float64", value_and_grad=by_rows)
+
+
+@pytest.mark.parametrize(
+    "make",
+    ["sharded_data_parallel", pytest.param("data_parallel", marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize("first", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("second", [AxisType.Auto, AxisType.Explicit])
+def test_tables_by_rows_beside_a_second_axis(make: str, first: Any, second: Any) -> None:
+    both = jax.make_mesh((4, 2), ("data", "model"), axis_types=(first, second))
+
+    def make_step(tx: Any, **options: Any) -> Any:
+        return getattr(parallel, make)(loss_fn, tx, both, **options)
+
+    _compare(make_step, _of("momentum"), "float64", value_and_grad=by_rows)
 
 
 @pytest.mark.slow

@@ -130,6 +130,21 @@ def test_codes_and_their_scales() -> None:
     assert found.seed == jax.P()
 
 
+def test_a_count_for_each_row_leaves_the_columns_sharded() -> None:
+    both = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "model"))
+    columns = jax.NamedSharding(both, jax.P(None, "model"))
+    params = {"w": jax.device_put(jnp.ones((8, 16)), columns), "b": jnp.ones((3, 16))}
+    tx = ro.rmsprop(centered=True, bias_correction=True)
+    shardings = parallel.state_sharding(tx, params, both)
+    found = {
+        name: jax.tree.map(lambda x: x.spec, optax.tree.get(shardings, name))
+        for name in ("row_counts", "mu", "nu")
+    }
+    moment = {"w": jax.P("data", "model"), "b": jax.P()}
+    counts = {"w": jax.P("data"), "b": jax.P()}
+    assert found == {"row_counts": counts, "mu": moment, "nu": moment}
+
+
 def test_parameters_that_are_one_array_and_names_that_contain_one_another() -> None:
     tx = ro.rmsprop(momentum=0.9)
     alone = parallel.state_sharding(tx, jnp.ones((3, 16)), mesh(8))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType
 
 import rmsprop_optax as ro
 from rmsprop_optax import parallel
@@ -235,8 +235,11 @@ def test_a_zero_size_leaf_and_everything_at_once() -> None:
     assert np.isfinite(losses).all()
 
 
-def test_parameters_sharded_over_another_axis_stay_so() -> None:
-    both = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
+@every_kind
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_parameters_sharded_over_another_axis_stay_so(kind: str, axis_type: Any) -> None:
+    """And a state that `tx.init` made for them is split further."""
+    both = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
     by_columns = jax.NamedSharding(both, jax.P(None, "model"))
     tx = ro.rmsprop(0.1, momentum=0.9)
 
@@ -244,15 +247,37 @@ def test_parameters_sharded_over_another_axis_stay_so() -> None:
         return jnp.mean((batch @ params) ** 2)
 
     def train(step: Any, params: Any) -> Any:
-        opt_state = jax.jit(tx.init)(params)
+        opt_state = tx.init(params)
         for _ in range(3):
-            params, opt_state, _ = step(params, opt_state, np.ones((8, 6), np.float32))
+            params, opt_state, _ = step(params, opt_state, np.ones((8, 8), np.float32))
         return params, opt_state
 
-    params = jnp.arange(24.0).reshape(6, 4)
+    params = jnp.arange(32.0).reshape(8, 4)
     expected, _ = train(parallel.data_parallel(loss_fn, tx, mesh(1)), params)
-    params = jax.device_put(jnp.arange(24.0).reshape(6, 4), by_columns)
-    after, opt_state = train(parallel.data_parallel(loss_fn, tx, both), params)
+    params = jax.device_put(jnp.arange(32.0).reshape(8, 4), by_columns)
+    after, opt_state = train(getattr(parallel, kind)(loss_fn, tx, both), params)
     np.testing.assert_allclose(after, expected, rtol=1e-6)
-    for leaf in (after, optax.tree.get(opt_state, "nu")):
-        assert leaf.sharding.is_equivalent_to(by_columns, 2)
+    assert after.sharding.is_equivalent_to(by_columns, 2)
+    split = jax.P(None if kind == "data_parallel" else "data", "model")
+    nu = optax.tree.get(opt_state, "nu")
+    assert nu.sharding.is_equivalent_to(jax.NamedSharding(both, split), 2)
+
+
+@every_kind
+def test_arrays_that_are_in_parameters_and_state_twice(kind: str) -> None:
+    """They are donated, and no buffer can be donated twice."""
+
+    def loss_fn(params: Any, batch: Any) -> Any:
+        return jnp.mean((batch @ params["in"] @ params["out"] - 1) ** 2)
+
+    tx = optax.GradientTransformation(
+        lambda params: (optax.TraceState(params), params["in"]),
+        lambda updates, state, params: (jax.tree.map(jnp.negative, updates), state),
+    )
+    step, tied = _step(kind, loss_fn, tx), jnp.eye(8)
+    params = {"in": tied, "out": tied}
+    state = tx.init(params)
+    for _ in range(2):
+        params, state, _ = step(params, state, np.ones((8, 8), np.float32))
+    for leaf in jax.tree.leaves(state):
+        np.testing.assert_array_equal(leaf, np.eye(8))
