@@ -47,7 +47,6 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "in_float32": ro.in_float32,
     "lazy": ro.sparse.lazy,
     "low_precision": lambda tx: ro.low_precision(tx, INT8),
-    "single_pass": ro.single_pass,
     "skip_nonfinite": ro.skip_nonfinite,
     "split_complex": ro.split_complex,
 }

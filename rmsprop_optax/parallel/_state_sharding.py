@@ -88,7 +88,7 @@ def shardings_like(
         if owner is not None:
             moments[owner].append(leaf.shape)
 
-    def shard(owner: Keys | None) -> NamedSharding:
+    def shard(owner: Keys | None, leaf: Any) -> NamedSharding:
         if owner is None:
             return NamedSharding(mesh, PartitionSpec())
         dims = _split(moments[owner], _spec_on(mesh, known[owner]), mesh, axis)
@@ -96,7 +96,7 @@ def shardings_like(
         dims = [dims[i] if size > 1 else None for i, size in enumerate(leaf.shape)]
         return NamedSharding(mesh, trimmed(dims))
 
-    return structure.unflatten(map(shard, owners))
+    return structure.unflatten(map(shard, owners, leaves))
 
 
 def _is_cut(owner: Owner, leaf: Any, known: dict[Keys, Any]) -> bool:
