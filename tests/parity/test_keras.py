@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from rmsprop_optax import dynamic_loss_scale, exclude_paths, finalize, rmsprop, scale_loss
 from tests.parity import _keras
-from tests.parity._keras import keras
 from tests.reference.keras import KerasRMSprop
 
 STEPS = 60
@@ -171,7 +170,7 @@ def test_random_draws_of_all_arguments(
 @pytest.mark.parametrize("accumulation", [2, *(_slow(k) for k in (None, 3))])
 @pytest.mark.parametrize("average", AVERAGES)
 def test_schedules(accumulation: int | None, average: dict[str, Any]) -> None:
-    params, grads = _problem(7)
+    keras, (params, grads) = _keras.load(), _problem(7)
     arguments = dict(
         momentum=0.9,
         weight_decay=0.05,
@@ -187,7 +186,7 @@ def test_schedules(accumulation: int | None, average: dict[str, Any]) -> None:
 
 
 def test_finalize_is_finalize_variable_values() -> None:
-    params, grads = _problem(3)
+    keras, (params, grads) = _keras.load(), _problem(3)
     arguments = dict(learning_rate=0.01, use_ema=True, ema_momentum=0.9)
     variable = keras.Variable(params["dense/kernel"])
     optimizer = keras.optimizers.RMSprop(**arguments)
@@ -205,6 +204,7 @@ def test_finalize_is_finalize_variable_values() -> None:
 
 
 def test_dynamic_loss_scale_is_the_loss_scale_optimizer() -> None:
+    keras = _keras.load()
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.RMSprop(0.01), initial_scale=1024.0, dynamic_growth_steps=3
     )
