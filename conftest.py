@@ -26,10 +26,34 @@ NEEDED = {f"rmsprop_optax.interchange.torch.{name}": "torch" for name in TORCH}
 NEEDED["rmsprop_optax.interchange.tf1.import_run"] = "tensorflow"
 
 
+# Parts of the paths of tests that load a framework, which takes seconds in each process.
+FRAMEWORKS = {
+    "torch": ("torch", "timm"),
+    "tensorflow": ("tf1", "tf_keras", "tf.", "tensorflow"),
+    "keras": ("keras",),
+}
+
+
+def _group(item: pytest.Item) -> str:
+    """Tests of one group run in one process: those of a framework, or of a file.
+
+    A slow test is a group of its own, because some take minutes.
+    """
+    where = item.nodeid.partition("tests/")[2]
+    if where.startswith(("parity/", "interchange/")):
+        for framework, parts in FRAMEWORKS.items():
+            if any(part in where for part in parts):
+                return framework
+    slow = item.get_closest_marker("slow")
+    return item.nodeid if slow else str(item.path)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A doctest of a framework is skipped where that is missing, but never in CI."""
+    """Groups for the processes; a skip for a doctest of a framework that is missing."""
     for item in items:
-        module = NEEDED.get(item.name)
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+        module = NEEDED.get(item.name)  # in CI its absence is an error
         if module and not (importlib.util.find_spec(module) or os.environ.get("CI")):
             reason = f"needs {module}: pip install 'rmsprop_optax[parity]'"
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,5 +1,6 @@
 """Keras 3's own RMSprop, driven step by step."""
 
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -7,9 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras", reason="pip install keras: the peer of this test")
-if keras.backend.backend() != "jax":
-    pytest.skip("needs KERAS_BACKEND=jax", allow_module_level=True)
+from tests.parity._installed import peer
+
+
+def load() -> ModuleType:
+    """Keras on JAX; not at the top of a file, which every process reads."""
+    keras = peer("keras", "keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip("needs KERAS_BACKEND=jax")
+    return keras
 
 
 def trajectory(
@@ -19,6 +26,7 @@ def trajectory(
     **arguments: Any,
 ) -> list[dict[str, np.ndarray]]:
     """The parameters after each step of `keras.optimizers.RMSprop`."""
+    keras = load()
     variables = {
         name: keras.Variable(value, name=name.replace("/", "_"))
         for name, value in params.items()

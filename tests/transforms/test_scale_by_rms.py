@@ -14,46 +14,49 @@ import pytest
 
 from rmsprop_optax import scale_by_rms
 
-ARGUMENTS = list(
-    itertools.product([0.5, 0.9], [1e-8, 1e-3], [0.0, 1.0], [True, False], [True, False])
-)
+# Decay, epsilon and initial scale are numbers of one program, the two flags are not.
+NUMBERS = list(itertools.product([0.5, 0.9], [1e-8, 1e-3], [0.0, 1.0]))
+FLAGS = list(itertools.product([True, False], [True, False]))
 
 
-def updates_of(tx: optax.GradientTransformation, gs: Any) -> Any:
-    """The update of each gradient, in one compiled scan."""
+def updates_of(make: Any, flags: tuple[bool, bool], gs: Any) -> Any:
+    """For each row of NUMBERS the update of each gradient, in one compiled scan."""
 
-    def step(state: Any, g: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(g, state)
-        return state, updates
+    def run(numbers: jax.Array) -> Any:
+        tx = make(*numbers, *flags)
 
-    first = jax.tree.map(lambda x: x[0], gs)
-    return jax.jit(lambda: jax.lax.scan(step, tx.init(first), gs)[1])()
+        def step(state: Any, g: Any) -> tuple[Any, Any]:
+            updates, state = tx.update(g, state)
+            return state, updates
+
+        return jax.lax.scan(step, tx.init(gs[0]), gs)[1]
+
+    return jax.jit(jax.vmap(run))(jnp.array(NUMBERS))
 
 
+@pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
-def test_is_optax(dtype: Any) -> None:
+def test_is_optax(dtype: Any, flags: tuple[bool, bool]) -> None:
     rng = np.random.default_rng(0)
     gs = rng.normal(size=(15, 4))
     if dtype is np.complex64:
         gs = gs + 1j * rng.normal(size=(15, 4))
     gs = jnp.asarray(gs, dtype)
-    for arguments in ARGUMENTS if dtype is np.float32 else ARGUMENTS[::5]:
-        np.testing.assert_allclose(
-            updates_of(scale_by_rms(*arguments), gs),
-            updates_of(optax.scale_by_rms(*arguments), gs),
-            rtol=2e-6,
-            err_msg=str(arguments),
-        )
+    ours, theirs = (
+        updates_of(make, flags, gs) for make in (scale_by_rms, optax.scale_by_rms)
+    )
+    for numbers, mine, expected in zip(NUMBERS, ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=2e-6, err_msg=str(numbers))
 
 
 def test_the_state_is_nu_and_a_count_only_where_it_is_read() -> None:
-    for arguments in ARGUMENTS:
-        state = scale_by_rms(*arguments).init(jnp.ones(2))
-        if arguments[4]:
+    for numbers, flags in itertools.product(NUMBERS, FLAGS):
+        state = scale_by_rms(*numbers, *flags).init(jnp.ones(2))
+        if flags[1]:
             assert state._fields == ("count", "nu")
         else:
             assert isinstance(state, optax.ScaleByRmsState)
-        np.testing.assert_array_equal(state.nu, np.full(2, arguments[2]))
+        np.testing.assert_array_equal(state.nu, np.full(2, numbers[2]))
         np.testing.assert_array_equal(optax.tree.get(state, "nu"), state.nu)
 
 
