@@ -15,7 +15,6 @@ from tests.conformance._table import EVERYTHING, INT8
 optx = pytest.importorskip(
     "optimistix", reason="needs optimistix: pip install 'rmsprop_optax[test]'"
 )
-pytestmark = pytest.mark.filterwarnings("ignore:single_pass has no effect")
 
 
 def _minimise(tx: Any, fn: Any, y0: Any, tolerance: float = 1e-3, **given: Any) -> Any:
