@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rmsprop_optax._foundation._types import AxisName, PyTree, Tracer
+from rmsprop_optax._foundation._types import AxisName, Tracer
 
 
 def check_axis_name(name: str, value: Any) -> None:
@@ -89,14 +89,6 @@ def varying_seed(seed: jax.Array, x: Any) -> jax.Array:
     for name in sorted(_varying(x)):
         seed = seed * jnp.uint32(0x2C9277B5) + jax.lax.axis_index(name).astype(jnp.uint32)
     return seed
-
-
-def has_axes(tree: PyTree) -> bool:
-    """Whether a leaf, by its type, varies along an axis, or is on explicit axes."""
-    return any(
-        _varying(leaf) or jax.typeof(leaf).sharding.mesh.explicit_axes
-        for leaf in jax.tree.leaves(tree)
-    )
 
 
 def _varying(x: Any) -> frozenset[Any]:

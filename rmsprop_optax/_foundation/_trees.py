@@ -5,7 +5,6 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from rmsprop_optax._foundation._types import PyTree
 
@@ -150,12 +149,19 @@ def map_with_keys(
 
 def find_states(opt_state: PyTree, *kinds: type[State]) -> list[tuple[str, State]]:
     """Every state of these classes behind its path, those inside of others too."""
-    return [
-        (path_of(keys), state)
-        for kind in kinds
-        for keys, state in optax.tree.get_all_with_path(opt_state, kind.__name__)
-        if isinstance(state, kind)
-    ]
+    found = []
+
+    def visit(start: Keys, tree: PyTree, around: Any) -> None:
+        def stops(node: Any) -> bool:
+            return node is not around and isinstance(node, kinds)
+
+        for keys, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=stops):
+            if isinstance(node, kinds):
+                found.append((path_of((*start, *keys)), node))
+                visit((*start, *keys), node, node)
+
+    visit((), opt_state, None)
+    return found
 
 
 def leaves_with_paths(tree: PyTree) -> Iterator[tuple[str, Any]]:

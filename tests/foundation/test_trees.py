@@ -20,7 +20,7 @@ def test_states_inside_of_states_are_found_by_class() -> None:
     params = {"UnscaleLossState": jnp.ones(2), "w": _Namesake(jnp.ones(2))}
     opt_state = (optax.trace(0.9).init(params), around)
     found = find_states(opt_state, ro.UnscaleLossState, ro.DynamicLossScaleState)
-    assert [state for _, state in found] == [scaled.inner_state, around]
-    assert [path.split("/")[0] for path, _ in found] == ["1", "1"]
+    assert [state for _, state in found] == [around, scaled.inner_state]
+    assert [path for path, _ in found] == ["1", "1/inner_state/inner_state"]
     assert not find_states(opt_state, ro.AverageParamsState)
     assert not find_states(None, ro.AverageParamsState)
