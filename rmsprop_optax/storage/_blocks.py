@@ -2,12 +2,15 @@
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rmsprop_optax._foundation._axes import named_sharding, sharded_like
+
+SUBLANES, LANES = 8, 128
+"""The rows and columns of a tile, in which a TPU keeps an array."""
 
 
 def block_count(last: int, block_size: int, shards: int) -> int | None:
@@ -41,10 +44,9 @@ def block_counts(last: int, block_size: int) -> frozenset[int | None]:
 
 
 def split(x: jax.Array, count: int) -> jax.Array:
-    """Of shape (..., last): (..., count, size)."""
-    last = x.shape[-1]
-    size = math.ceil(last / count)
-    shape = (*x.shape[:-1], count, size)
+    """Of shape (..., last): (..., count, size), or a view of that with blocks last."""
+    size = math.ceil(x.shape[-1] / count)
+    shape = tuple(axis.size for axis in view_of(x, count))
     explicit = _explicit_spec(x)
     if explicit is None:
         return _padded(x, count * size).reshape(shape)
@@ -56,6 +58,34 @@ def split(x: jax.Array, count: int) -> jax.Array:
     return jax.lax.reshape(_padded(x, count * size), shape, out_sharding=sharding)
 
 
+class ViewAxis(NamedTuple):
+    """An axis of a view: a step along it is ``stride`` steps along an axis of the array."""
+
+    size: int
+    axis: int
+    stride: int
+
+
+def view_of(x: jax.Array, count: int) -> list[ViewAxis]:
+    """The view in which blocks are computed, each along the last axis.
+
+    A TPU keeps an array as tiles of 8 rows and 128 columns. With blocks of 128 this view
+    is that layout, and XLA copies nothing. Where there is none, it copies the array.
+    """
+    *lead, last = x.shape
+    size, axis = math.ceil(last / count), len(lead)
+    axes = [ViewAxis(n, i, 1) for i, n in enumerate(lead)]
+    blocks, inside = ViewAxis(count, axis, size), ViewAxis(size, axis, 1)
+    if size == LANES and last == count * size and _explicit_spec(x) is None:
+        # Rows by eights; of an array without rows, blocks by eights.
+        split, rest = (axes[-1:], [blocks]) if lead else ([blocks], [])
+        if count > 1 and split[0].size % SUBLANES == 0:
+            (n, i, stride), *_ = split
+            eights = ViewAxis(n // SUBLANES, i, stride * SUBLANES)
+            return [*axes[:-1], eights, ViewAxis(SUBLANES, i, stride), *rest, inside]
+    return [*axes, blocks, inside]
+
+
 def _padded(x: jax.Array, last: int) -> jax.Array:
     padding = last - x.shape[-1]
     if not padding:
@@ -64,7 +94,9 @@ def _padded(x: jax.Array, last: int) -> jax.Array:
 
 
 def join(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Of shape (..., count, size): of the shape and the sharding of ``like``."""
+    """What `split` returned, in the shape and the sharding of ``like``."""
+    if x.size == like.size and _explicit_spec(x) is None:
+        return x.reshape(like.shape)
     last, shape = like.shape[-1], (*x.shape[:-2], x.shape[-2] * x.shape[-1])
     explicit = _explicit_spec(x)
     if explicit is None:

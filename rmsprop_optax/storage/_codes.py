@@ -75,10 +75,19 @@ def _to_integer(x: jax.Array) -> jax.Array:
 def _block_max(x: jax.Array) -> jax.Array:
     """The largest of each block of numbers that are not negative.
 
-    As integers, which have the order of such numbers, with NaN above all. By quarters, so
-    that XLA on CPU computes ``x`` in the loop of the first ones. With `jnp.max`, and with
-    the quarters of quarters in the same loop, it writes ``x`` to memory first, and a step
-    takes twice the time.
+    XLA on CPU needs a form of its own. With `jnp.max` it writes ``x`` to memory first,
+    and a step takes twice the time.
+    """
+    return jax.lax.platform_dependent(
+        x, cpu=_max_by_quarters, default=lambda x: jnp.max(x, axis=-1, keepdims=True)
+    )
+
+
+def _max_by_quarters(x: jax.Array) -> jax.Array:
+    """The largest of each block, which XLA on CPU computes in the loop of ``x``.
+
+    As integers, which have the order of numbers that are not negative, with NaN above
+    all. The quarters of quarters are a loop of their own.
     """
     bits = _max_of_quarters(jax.lax.bitcast_convert_type(x, _integers(x.dtype)))
     bits = jax.lax.optimization_barrier(bits)

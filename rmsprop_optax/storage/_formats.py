@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rmsprop_optax._foundation._dtypes import cast, wide_dtype
 from rmsprop_optax.storage import _codes as codes
-from rmsprop_optax.storage._blocks import join, split
+from rmsprop_optax.storage._blocks import join, split, view_of
 from rmsprop_optax.storage._rounding import hash_bits, round_stochastically, uniform
 
 
@@ -107,10 +107,9 @@ class BlockFormat:
     @partial(jax.jit, static_argnums=0, static_argnames=("signed", "blocks"))
     def init(self, moment: jax.Array, *, signed: bool, blocks: int) -> Pair:
         dtype = jnp.dtype(jnp.int8 if signed else jnp.uint8)
-        like = (
-            jnp.zeros_like(moment, dtype),
-            jnp.zeros_like(split(moment, blocks)[..., 0]),
-        )
+        scale = jnp.zeros_like(split(moment, blocks)[..., 0])
+        scale = scale.reshape(*moment.shape[:-1], blocks)
+        like = jnp.zeros_like(moment, dtype), scale
         return self.encode((moment, moment), like, None)
 
     @partial(jax.jit, static_argnums=0)
@@ -119,7 +118,8 @@ class BlockFormat:
         if not stored.size:
             return jnp.zeros(stored.shape, scale.dtype)
         in_blocks = split(stored, scale.shape[-1])
-        return join(codes.decode(in_blocks, scale[..., None]), stored)
+        scale = scale.reshape(*in_blocks.shape[:-1], 1)
+        return join(codes.decode(in_blocks, scale), stored)
 
     @partial(jax.jit, static_argnums=0)
     def encode(self, values: Twice, like: Pair, seed: jax.Array | None) -> Pair:
@@ -130,11 +130,11 @@ class BlockFormat:
             split(cast(v, old_scale.dtype), old_scale.shape[-1]) for v in values
         )
         scale = codes.block_scale(for_scale, stored.dtype)
-        chance = None
+        view, chance = view_of(stored, old_scale.shape[-1]), None
         if seed is not None:
-            chance = uniform(hash_bits(x.shape, seed)).astype(x.dtype)
+            chance = uniform(hash_bits(stored.shape, seed, view)).astype(x.dtype)
         new = codes.encode(x, scale, stored.dtype, chance)
-        return join(new, stored), scale[..., 0]
+        return join(new, stored), scale[..., 0].reshape(old_scale.shape)
 
 
 def _present(scale: jax.Array | None) -> jax.Array:

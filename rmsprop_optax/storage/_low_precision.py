@@ -291,7 +291,7 @@ def _includes(storage: MomentStorage, keys: Keys, param: Any) -> bool:
 
 def _blocks(storage: MomentStorage, keys: Keys, param: Any) -> int:
     last, shards = param.shape[-1], shards_of_last_axis(param)
-    blocks = block_count(last, storage.block_size, shards)
+    blocks = block_count(last, storage.size_of_blocks(param.shape), shards)
     if blocks is None:
         path = path_of(keys)
         raise ValueError(
@@ -308,11 +308,11 @@ def _check_blocks(storage: MomentStorage, codes: list[Any], scales: list[Any]) -
         if scale is None or not x.size or not storage.in_blocks:
             continue
         last, count = x.shape[-1], scale.shape[-1]
-        if count not in block_counts(last, storage.block_size):
+        if count not in block_counts(last, storage.size_of_blocks(x.shape)):
             raise ValueError(
                 f"`opt_state` holds codes in {count} blocks for an axis of {last}, and "
-                f"`block_size` is {storage.block_size}: the state was made with another "
-                "size. Store it anew with `encode_state(opt_state, tx.init(params))`."
+                f"`block_size` is {storage.block_size!r}: the state was made with "
+                "another one. `encode_state(opt_state, tx.init(params))` stores it so."
             )
 
 

@@ -15,6 +15,7 @@ from rmsprop_optax._foundation._checks import (
     check_whole_number,
 )
 from rmsprop_optax._foundation._state_fields import holds
+from rmsprop_optax.storage._blocks import LANES
 from rmsprop_optax.storage._formats import BlockFormat, FloatFormat, Format
 
 INT8 = "int8"
@@ -49,6 +50,9 @@ class MomentStorage:
     Attributes:
       kind: ``"int8"``, or a floating dtype: ``"bfloat16"``, `jnp.float16`, ...
       block_size: At most how many values share a scale, at least 1. A scale is 4 bytes.
+        Blocks of 128 are the layout of a TPU. ``"row"``: all values along the last axis
+        share one, which costs the least on a TPU whatever the shape, and is coarser
+        where columns differ in magnitude; arrays of one axis are cut into blocks of 128.
       rounding: ``"stochastic"`` or ``"nearest"``. A dtype of 32 bits or more does not
         need it.
       min_size: Moments of smaller leaves are stored unchanged; None: 4096 for
@@ -87,7 +91,7 @@ class MomentStorage:
     """
 
     kind: Any
-    block_size: int = 64
+    block_size: int | Literal["row"] = 128
     rounding: Literal["stochastic", "nearest"] = "stochastic"
     min_size: int | None = None
     exclude: Callable[[str, Any], bool] | None = None
@@ -96,7 +100,8 @@ class MomentStorage:
 
     def __post_init__(self) -> None:
         _check_kind("kind", self.kind)
-        check_whole_number("block_size", self.block_size, least=1)
+        if self.block_size != "row":
+            check_whole_number("block_size", self.block_size, least=1)
         check_choice("rounding", self.rounding, ("stochastic", "nearest"))
         if self.min_size is not None:
             check_whole_number("min_size", self.min_size, least=0)
@@ -118,6 +123,12 @@ class MomentStorage:
     def in_blocks(self) -> bool:
         """Whether values are stored as codes in blocks."""
         return isinstance(self.kind, str) and self.kind == INT8
+
+    def size_of_blocks(self, shape: tuple[int, ...]) -> int:
+        """The largest size of a block of an array of this shape."""
+        if self.block_size != "row":
+            return int(self.block_size)
+        return max(shape[-1], 1) if len(shape) > 1 else LANES
 
     def role_of(self, kind: type | None, field: str) -> Role | None:
         """What a field of a class of states holds; None: nobody said."""

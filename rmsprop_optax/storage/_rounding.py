@@ -1,23 +1,34 @@
 """Stochastic rounding: to one of the two neighbors, right in expectation."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmsprop_optax.storage._blocks import ViewAxis
+
 _ODD = 0x9E3779B1
 
 
-def hash_bits(shape: tuple[int, ...], seed: jax.Array) -> jax.Array:
+def hash_bits(
+    shape: tuple[int, ...], seed: jax.Array, view: Sequence[ViewAxis] | None = None
+) -> jax.Array:
     """Uint32 bits for each position: a hash of the position and of a uint32 seed.
+
+    In a view each position has the bits that it has in the array.
 
     The upper 24 bits are uniform, and independent between positions and seeds as far as a
     test can tell. They serve rounding and nothing else.
     """
     # `jax.random.bits` takes ten times the time of a whole step on a CPU.
+    if view is None:
+        view = [ViewAxis(size, axis, 1) for axis, size in enumerate(shape)]
+    shape = tuple(size for size, _, _ in view)
     position = jnp.broadcast_to(seed, shape)
-    for axis in range(len(shape)):
-        spread = np.uint32(pow(_ODD, axis + 1, 2**32))
-        position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * spread
+    for i, (_, axis, stride) in enumerate(view):
+        spread = np.uint32(pow(_ODD, axis + 1, 2**32) * stride % 2**32)
+        position += jax.lax.broadcasted_iota(jnp.uint32, shape, i) * spread
     return mix(position)
 
 
