@@ -59,7 +59,7 @@ def split(x: jax.Array, count: int) -> jax.Array:
 
 
 class ViewAxis(NamedTuple):
-    """An axis of a view: a step along it is ``stride`` steps along an axis of the array."""
+    """An axis of a view: a step along it is ``stride`` steps along ``axis``."""
 
     size: int
     axis: int

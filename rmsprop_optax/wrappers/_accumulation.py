@@ -197,7 +197,13 @@ def accumulate_gradients(
             return round_to(updates, new), inner_state
 
         total = adds.add(state.acc_grads, updates)
-        outcome = cond_update(is_last, update, total, state.inner_state)
+        outcome = cond_update(
+            is_last,
+            update,
+            (state.acc_grads, updates),
+            state.inner_state,
+            combine=lambda pair: adds.add(*pair),
+        )
         left = jax.tree.map(_left, updates, total, outcome.unused, is_leaf=is_leaf)
         return outcome.updates, AccumulateGradientsState(
             count=jnp.where(is_last, 0, state.count + 1).astype(jnp.int32),
