@@ -84,6 +84,11 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
 MARKS = {
     # Its programs are the longest, and its parts have rows and tests of their own.
     "rmsprop, int8": [pytest.mark.slow],
+    # Complex moments are stored as they are, and a warning says so.
+    **dict.fromkeys(
+        ("low_precision, optax.adam", "low_precision, bfloat16"),
+        [pytest.mark.filterwarnings("ignore:No moment is stored")],
+    ),
 }
 
 # Each mechanism once. Properties that compile large programs are checked on these by
