@@ -101,8 +101,11 @@ def mean_over_devices(leaf: Any, axis: AxisName, dim: int | None = None) -> Any:
         return leaf.mean_over_devices(axis)
     if dim is None:
         return jax.lax.pmean(leaf, axis)
-    part = jax.lax.psum_scatter(leaf, axis, scatter_dimension=dim, tiled=True)
-    return part / jax.lax.axis_size(axis)
+    # One axis name after the other: over both dimensions of a torus at once, XLA for TPU
+    # reduces the whole array and cuts it then.
+    for name in names_of(axis):
+        leaf = jax.lax.psum_scatter(leaf, name, scatter_dimension=dim, tiled=True)
+    return leaf / jax.lax.axis_size(axis)
 
 
 def as_varying(x: Any, axis: AxisName) -> Any:

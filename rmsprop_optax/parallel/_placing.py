@@ -38,8 +38,15 @@ def place(tree: PyTree, shardings: PyTree, axis: AxisName, what: str) -> PyTree:
         if not is_there(leaf, targets[i]):
             if isinstance(leaf, jax.Array):
                 _check_may_move(path_of(path), leaf, targets[i], what)
-            leaves[i] = jax.device_put(leaf, targets[i])
+            leaves[i] = put(leaf, targets[i])
     return jax.tree.unflatten(structure, leaves)
+
+
+def put(leaf: Any, sharding: NamedSharding) -> Any:
+    """An array on these devices; a shape, for devices that may not be here, as one."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.update(sharding=sharding)
+    return jax.device_put(leaf, sharding)
 
 
 def unshared(tree: PyTree) -> PyTree:

@@ -24,7 +24,7 @@ from rmsprop_optax._foundation._checks import (
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import AxisName, PyTree, Tracer
 from rmsprop_optax.parallel._gradients import Outcome, local_outcome, mean_over_devices
-from rmsprop_optax.parallel._placing import check_divides, place, unshared
+from rmsprop_optax.parallel._placing import check_divides, place, put, unshared
 from rmsprop_optax.parallel._state_sharding import first_split, shardings_like
 from rmsprop_optax.wrappers._loss_scale import scale_loss
 
@@ -84,6 +84,8 @@ class TrainingStep:
     ) -> Any:
         """The program that would run: ``.compile()`` it to read it, or its memory.
 
+        The arguments may be shapes (`jax.ShapeDtypeStruct`, ``jax.eval_shape(tx.init,
+        params)``), and the mesh one of devices that are not here.
         ``lowering_platforms`` names others than this machine's, such as ``("tpu",)``.
         """
         program, args = self._arrange(params, opt_state, batch, key)
@@ -113,7 +115,8 @@ class TrainingStep:
         if known is None:
             out = jax.tree.map(lambda x: x.sharding, (params, opt_state))
             known = self._programs[kind] = self._compile(*out), shardings
-        batch = jax.device_put(batch, NamedSharding(self._mesh, self._split))
+        split = NamedSharding(self._mesh, self._split)
+        batch = jax.tree.map(lambda x: put(x, split), batch)
         key = place(key, whole, self._axis, "Key")
         return known[0], (params, opt_state, batch, key)
 
