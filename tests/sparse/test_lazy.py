@@ -508,6 +508,12 @@ def test_a_row_that_comes_back_follows_the_lazy_formula() -> None:
             r"acc_grads.*accumulate around `lazy`",
         ),
         (lambda: optax.MultiSteps(optax.adam(1e-2), 2), r"acc_grads.*around `lazy`"),
+        (lambda: optax.apply_every(2), r"grad_acc.*adds gradients up .*around `lazy`"),
+        (
+            lambda: optax.chain(optax.sgd(1.0), optax.apply_every(2)),
+            r"'1/grad_acc/table' adds gradients up",
+        ),
+        (lambda: optax.sm3(0.1), r"'0/mu/table/0' of shape \(6,\) can't be cut"),
         (
             lambda: optax.scale_by_lbfgs(3),
             r"diff_params_memory/table' of shape \(3, 6, 3\) can't be cut",
