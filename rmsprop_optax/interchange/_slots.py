@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 
+from rmsprop_optax._foundation._checks import check_whole_number
 from rmsprop_optax._foundation._dtypes import cast, wide_dtype
 from rmsprop_optax._foundation._trees import (
     Keys,
@@ -78,6 +79,16 @@ class Slots(NamedTuple):
                 "framework has one for all parameters."
             )
         return found.pop() if found else None
+
+    def check_rate_place(self, inside: bool, framework: str, dialect: str) -> None:
+        """The momentum of both sides has the learning rate in it, or neither's has."""
+        if self.lr_in_trace is not None and self.lr_in_trace != inside:
+            has, has_not = ("inside", "outside") if inside else ("outside", "inside")
+            raise ValueError(
+                f"The momentum of {framework} has the learning rate {has}, that of the "
+                f"optimizer state {has_not}: they are different quantities. Use "
+                f"`dialects.{dialect}`."
+            )
 
 
 _SECONDS = (optax.ScaleByRmsState, ScaleByStddevState)
@@ -161,8 +172,15 @@ _REMEDIES = {
 }
 
 
-def read_for(framework: str, opt_state: PyTree, holds: tuple[type, ...] = ()) -> Slots:
-    """The slots of a state, or an error that says what ``framework`` cannot hold."""
+def read_for(
+    framework: str, opt_state: PyTree, step: int | None, holds: tuple[type, ...] = ()
+) -> Slots:
+    """The slots of a state, or an error that says what ``framework`` cannot hold.
+
+    Where ``step`` is given, this is its count of updates.
+    """
+    if step is not None:
+        check_whole_number("step", step, least=0)
     current = read(opt_state)
     for node in nodes(opt_state):
         kind = type(node)
@@ -183,18 +201,7 @@ def read_for(framework: str, opt_state: PyTree, holds: tuple[type, ...] = ()) ->
                 f"{framework} has a second moment for each part of a complex parameter, "
                 f"the state has one for both parts of {shared}: use `dialects.torch`."
             )
-    return current
-
-
-def check_rate_place(current: Slots, inside: bool, framework: str, dialect: str) -> None:
-    """The momentum of both sides has the learning rate in it, or neither's has."""
-    if current.lr_in_trace is not None and current.lr_in_trace != inside:
-        has, has_not = ("inside", "outside") if inside else ("outside", "inside")
-        raise ValueError(
-            f"The momentum of {framework} has the learning rate {has}, that of the "
-            f"optimizer state {has_not}: they are different quantities. Use "
-            f"`dialects.{dialect}`."
-        )
+    return current if step is None else current._replace(updates=step)
 
 
 def write(opt_state: PyTree, slots: Slots) -> PyTree:

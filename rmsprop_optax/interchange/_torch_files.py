@@ -4,59 +4,28 @@ from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import Any
 
-from rmsprop_optax.interchange._foreign import check_archive
+from rmsprop_optax.interchange._foreign import check_archive, imported, reading
 
 Foreign = Mapping[str, Any] | str | PathLike[str]
 
 
 def import_torch() -> Any:
-    """The module, or an error that says how to install it."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            "PyTorch's files and tensors need torch: pip install torch"
-        ) from error
-    return torch
+    return imported("torch", "PyTorch's files and tensors need torch")
 
 
 def load(path: str | PathLike[str], key: str | None) -> Any:
     """What `torch.save` wrote, or one entry of it, without pickle."""
-    torch = import_torch()
+    torch, file = import_torch(), f"The file {str(path)!r}"
     check_archive(fspath(path))
-    try:
+    kind = " as a PyTorch checkpoint of plain tensors (`weights_only=True`)"
+    with reading(file, kind):
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # zip, pickle and tensor errors, by torch's version
-        raise ValueError(
-            f"The file {str(path)!r} can't be read as a PyTorch checkpoint of plain "
-            f"tensors (`weights_only=True`): {error}"
-        ) from error
     if key is None:
         return loaded
     if not isinstance(loaded, Mapping) or key not in loaded:
         there = list(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
-        raise ValueError(f"The file {str(path)!r} lacks {key!r}: it holds {there}.")
+        raise ValueError(f"{file} lacks {key!r}: it holds {there}.")
     return loaded[key]
-
-
-def load_safetensors(path: str) -> Mapping[str, Any]:
-    """The arrays of a file by name."""
-    try:
-        from safetensors.numpy import load_file
-    except ImportError as error:
-        raise ImportError(
-            "Files of safetensors need it: pip install safetensors"
-        ) from error
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # of the library, by its version
-        raise ValueError(
-            f"The file {path!r} can't be read as safetensors: {error}"
-        ) from error
 
 
 def state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
@@ -107,7 +76,9 @@ def weights_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
     """The weights by name, wherever they are."""
     if isinstance(foreign, (str, PathLike)):
         if fspath(foreign).endswith(".safetensors"):
-            return load_safetensors(fspath(foreign))
+            library = imported("safetensors.numpy", "Files of safetensors need it")
+            with reading(f"The file {fspath(foreign)!r}", " as safetensors"):
+                return library.load_file(fspath(foreign))
         foreign = load(foreign, key)
     if not isinstance(foreign, Mapping) or not all(map(_has_shape, foreign.values())):
         raise ValueError(

@@ -22,9 +22,6 @@ from rmsprop_optax.interchange._foreign import (
     cast,
     check_keys,
     check_slot,
-    check_step,
-    checked_array,
-    in_their_layout,
 )
 from rmsprop_optax.interchange._hyperparams import (
     Configs,
@@ -43,14 +40,7 @@ from rmsprop_optax.interchange._matching import (
     match_parameters,
     moment_converts,
 )
-from rmsprop_optax.interchange._slots import (
-    RATE_NAMES,
-    Slots,
-    check_rate_place,
-    read,
-    read_for,
-    write,
-)
+from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, read_for, write
 from rmsprop_optax.interchange._torch_files import (
     Foreign,
     import_torch,
@@ -350,9 +340,9 @@ def import_state(
             ours = place.path in result.get(slot, {})
             check_slot(f"`{name}`", name in slots, ours, f"`{where}`")
             if ours:
-                result[slot][place.path] = checked_array(
-                    slots[name], f"`{where}[{name!r}]`", place, square=slot == "nu"
-                )
+                key = f"`{where}[{name!r}]`"
+                array = place.taken(slots[name], key, square=slot == "nu")
+                result[slot][place.path] = array
     count = _one_step(steps)
     numbers = {
         place.path: group.injected_numbers(place.path, current)
@@ -404,18 +394,15 @@ def export_state(
       >>> result["state"][0]["square_avg"]
       tensor([4., 9.])
     """
-    check_step(step)
     torch = import_torch()
     like = state_dict_of(like, None)
-    current = read_for("PyTorch", opt_state)
+    current = read_for("PyTorch", opt_state, step)
     groups = _read_groups(like, current, order, convert, "`like`")
-    count = current.updates if step is None else step
+    count = current.updates
     if count is None:
+        theirs = like["state"].items()
         count = _one_step(
-            {
-                n: as_count(slots["step"], f"`state[{n}]['step']`")
-                for n, slots in like["state"].items()
-            }
+            {n: as_count(x["step"], f"`state[{n}]['step']`") for n, x in theirs}
         )
     groups = [_with_our_numbers(group, current) for group in groups]
     _compare(groups, configurations(tx, opt_state, current), current, ignore)
@@ -426,7 +413,7 @@ def export_state(
             for slot, name in _SLOTS.items():
                 leaves = getattr(current, slot) or {}
                 if place.path in leaves:
-                    array = in_their_layout(leaves[place.path], place)
+                    array = place.converted(leaves[place.path])
                     state[index][name] = torch.from_numpy(np.array(array))
             for option, name in (("momentum", _SLOTS["trace"]), ("centered", "grad_avg")):
                 held = name in state[index]
@@ -481,7 +468,7 @@ def _read_groups(
     for numbers in groups:
         # PyTorch's momentum has the rate outside, timm's inside if not told otherwise.
         inside = numbers.get("lr_in_momentum", False)
-        check_rate_place(current, inside, "PyTorch", "timm" if inside else "torch")
+        current.check_rate_place(inside, "PyTorch", "timm" if inside else "torch")
     names = _names_of(groups)
     if order is None and names is None and len(groups) > 1:
         raise ValueError(
