@@ -10,7 +10,6 @@ import numpy as np
 
 from rmsprop_optax._foundation._axes import check_axis_name
 from rmsprop_optax._foundation._checks import (
-    check_at_most_one,
     check_closed_decay,
     check_decay,
     check_flag,
@@ -136,9 +135,16 @@ class RmspropConfig:
 
     def _check_together(self) -> None:
         """Options that exclude each other, and options that need another one."""
-        check_at_most_one(
-            {self.argument(name): getattr(self, name) for name in self.exclusive_clips}
-        )
+        kinds = {self.argument(n): getattr(self, n) for n in self.exclusive_clips}
+        given = [
+            f"{name}={value!r}" for name, value in kinds.items() if value is not None
+        ]
+        if len(given) > 1:
+            names = ", ".join(f"`{name}`" for name in kinds)
+            raise ValueError(
+                f"At most one of {names} can be given, got {', '.join(given)}. To clip "
+                "twice, chain the clipping transforms yourself, before `rmsprop`."
+            )
         clips = self.clipnorm is not None or self.global_clipnorm is not None
         accumulates = self.gradient_accumulation_steps is not None
         decays = is_on(self.weight_decay) or is_on(self.coupled_decay)

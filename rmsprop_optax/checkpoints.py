@@ -326,17 +326,13 @@ def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         listed["it says, in this order"] = lines_before
     if not any(listed.values()) and saved["arrays"] != wanted["arrays"]:
         listed["another order"] = list(now)
-    return "; ".join(
-        f"{what} {', '.join(_shortened(found))}"
-        for what, found in listed.items()
-        if found
-    )
-
-
-def _shortened(found: list[str]) -> list[str]:
-    """In one line, and not hundreds of leaves."""
-    some = [" ".join(text.split()) for text in found[:6]]
-    return some if len(found) <= 6 else [*some, f"{len(found) - 6} more"]
+    lines = []
+    for what, found in listed.items():
+        # In one line, and not hundreds of leaves.
+        some = [" ".join(text.split()) for text in found[:6]]
+        some += [f"{len(found) - 6} more"] if len(found) > 6 else []
+        lines += [f"{what} {', '.join(some)}"] if found else []
+    return "; ".join(lines)
 
 
 @jax.jit

@@ -4,10 +4,11 @@ Values are checked where an optimizer is built. What may be traced is checked on
 while it is concrete: a tracer passes.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ import numpy as np
 import optax
 
 from rmsprop_optax._foundation._types import Tracer
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _concrete_scalar(name: str, value: Any, kind: str) -> float | None:
@@ -115,18 +119,6 @@ def check_name(name: str, value: Any) -> None:
     """A string that is not empty."""
     if not isinstance(value, str) or not value:
         raise TypeError(f"`{name}` must be a string that is not empty, got {value!r}.")
-
-
-def check_at_most_one(options: Mapping[str, Any]) -> None:
-    """Of arguments that exclude each other, at most one is not None."""
-    present = {name: value for name, value in options.items() if value is not None}
-    if len(present) > 1:
-        names = ", ".join(f"`{name}`" for name in options)
-        received = ", ".join(f"{name}={value!r}" for name, value in present.items())
-        raise ValueError(
-            f"At most one of {names} can be given, got {received}. To clip twice, "
-            "chain the clipping transforms yourself, before `rmsprop`."
-        )
 
 
 def check_has_effect(name: str, value: Any, default: Any, needed: str) -> None:
@@ -265,3 +257,37 @@ def check_names(name: str, value: Any, *, optional: bool = False) -> list[Any]:
             f"{value!r}."
         )
     return names
+
+
+_factories: dict[str, list[str]] = {}
+
+
+def factory(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator for the function that users know as ``name``.
+
+    People come with the argument names of another framework. A call with an unknown
+    keyword argument is a TypeError that names the factories which take it.
+    """
+
+    def decorate(fn: Callable[P, R]) -> Callable[P, R]:
+        known = _factories[name] = list(inspect.signature(fn).parameters)
+
+        @functools.wraps(fn)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for argument in kwargs:
+                if argument not in known:
+                    raise TypeError(_message(name, argument))
+            return fn(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def _message(name: str, argument: str) -> str:
+    takers = [f"`{other}`" for other, known in _factories.items() if argument in known]
+    hint = f" {', '.join(takers)} {'have' if takers[1:] else 'has'} it." if takers else ""
+    return (
+        f"`{name}` has no argument `{argument}`.{hint} "
+        f"Those of `{name}` are {', '.join(_factories[name])}."
+    )

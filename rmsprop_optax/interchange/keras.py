@@ -16,12 +16,7 @@ import optax
 from rmsprop_optax._config import is_on
 from rmsprop_optax._foundation._checks import check_names
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.interchange._foreign import (
-    Convert,
-    Place,
-    as_count,
-    as_number,
-)
+from rmsprop_optax.interchange._foreign import Convert, Place, as_count, as_number
 from rmsprop_optax.interchange._hyperparams import (
     Configs,
     check_ignored,
