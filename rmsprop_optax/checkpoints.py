@@ -300,7 +300,6 @@ def _configuration(tree: PyTree, description: str) -> dict[str, Any]:
 
 
 def _digest(about: Mapping[str, Any]) -> str:
-    """A checksum of all that a checkpoint says about itself."""
     rest = {name: value for name, value in about.items() if name != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 

@@ -40,7 +40,6 @@ def _concrete_scalar(name: str, value: Any, kind: str) -> float | None:
 
 
 def is_real(dtype: Any) -> bool:
-    """A floating dtype or one of integers."""
     return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
 
 
@@ -116,7 +115,6 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def check_name(name: str, value: Any) -> None:
-    """A string that is not empty."""
     if not isinstance(value, str) or not value:
         raise TypeError(f"`{name}` must be a string that is not empty, got {value!r}.")
 
@@ -158,7 +156,6 @@ def count_required_arguments(name: str, function: Callable[..., Any]) -> int:
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
-    """One of a few words."""
     if not isinstance(value, str) or value not in choices:
         listed = " or ".join(f'"{choice}"' for choice in choices)
         raise ValueError(f"`{name}` must be {listed}, got {value!r}.")
@@ -242,7 +239,6 @@ def checked_inner(
 
 
 def check_function(name: str, value: Any) -> None:
-    """What can be called."""
     if not callable(value):
         raise TypeError(f"`{name}` must be a function, got {value!r}.")
 

@@ -58,7 +58,6 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def as_number(value: Any, key: str, kind: str = "a finite number of at least 0") -> float:
-    """The number under ``key``."""
     size = math.prod(getattr(value, "shape", ()))  # before anything is allocated
     number = as_array(value) if size == 1 else np.asarray(np.nan)
     if number.dtype.kind not in "iuf" or not 0 <= number.item() < math.inf:

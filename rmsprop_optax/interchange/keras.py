@@ -375,7 +375,6 @@ def _model_weights(
 
 
 def _as_numpy(variable: Any) -> np.ndarray:
-    """The values of a variable of Keras's, or an array."""
     return np.asarray(getattr(variable, "value", variable))
 
 
