@@ -136,9 +136,7 @@ class RmspropConfig:
     def _check_together(self) -> None:
         """Options that exclude each other, and options that need another one."""
         kinds = {self.argument(n): getattr(self, n) for n in self.exclusive_clips}
-        given = [
-            f"{name}={value!r}" for name, value in kinds.items() if value is not None
-        ]
+        given = [f"{n}={value!r}" for n, value in kinds.items() if value is not None]
         if len(given) > 1:
             names = ", ".join(f"`{name}`" for name in kinds)
             raise ValueError(
