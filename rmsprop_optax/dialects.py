@@ -37,11 +37,8 @@ __all__ = ["keras", "optax", "tf1", "tf_keras", "tf_keras_2_11", "timm", "torch"
 
 _TF_EPSILON = 1e-7
 _TF_NAMES = (("decay", "rho"), ("eps", "epsilon"))
-_TORCH_NAMES = (
-    ("learning_rate", "lr"),
-    ("decay", "alpha"),
-    ("coupled_decay", "weight_decay"),
-)
+_DECOUPLED_NAMES = (("learning_rate", "lr"), ("decay", "alpha"))
+_TORCH_NAMES = (*_DECOUPLED_NAMES, ("coupled_decay", "weight_decay"))
 
 
 def _check_ignored(**flags: bool | None) -> None:
@@ -498,7 +495,7 @@ def timm(
     return build(
         RmspropConfig(
             source="timm.optim.RMSpropTF",
-            names=_TORCH_NAMES,
+            names=_DECOUPLED_NAMES if decoupled_decay else _TORCH_NAMES,
             name="timm_rmsprop",
             learning_rate=rate if callable(lr) else lr,
             decay=alpha,
