@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmsprop_optax._foundation._alignment import MOMENTS
-from rmsprop_optax._foundation._axes import named_sharding, sharded_like
+from rmsprop_optax._foundation._axes import named_sharding, sharded_like, whole_rows
 from rmsprop_optax._foundation._checks import check_mapping, check_whole_number
 from rmsprop_optax._foundation._dtypes import wide_dtype
 from rmsprop_optax._foundation._state_fields import register, state_fields
@@ -139,9 +139,7 @@ def _zeros(p: Any, rows: int | None = None) -> jax.Array:
     dtype = wide_dtype(jnp.result_type(p))
     if rows is None:
         return jnp.zeros_like(p, dtype)
-    sharding = named_sharding(p)
-    if sharding is not None:
-        sharding = jax.NamedSharding(sharding.mesh, jax.P(None, *sharding.spec[1:]))
+    sharding = whole_rows(named_sharding(p))
     return jnp.zeros((rows, *jnp.shape(p)[1:]), dtype, device=sharding)
 
 
