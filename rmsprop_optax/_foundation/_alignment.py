@@ -64,9 +64,9 @@ def aligned(updates: PyTree, *others: PyTree, what: str) -> list[list[Any]]:
     rows = align(updates, *others)
     if rows is None:
         raise ValueError(structure_message(updates, others, what))
-    for index, (g, *others) in enumerate(rows):
+    for index, (g, *rest) in enumerate(rows):
         if g is not None:
-            _check_fits(LeafPath(updates, index), g, others, what)
+            _check_fits(LeafPath(updates, index), g, rest, what)
     return rows
 
 

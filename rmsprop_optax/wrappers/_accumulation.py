@@ -198,7 +198,9 @@ def accumulate_gradients(
 
         total = adds.add(state.acc_grads, updates)
         outcome = cond_update(is_last, update, total, state.inner_state)
-        left = jax.tree.map(_left, updates, total, outcome.unused, is_leaf=is_leaf)
+        left = jax.tree.map(
+            _carried_over, updates, total, outcome.unused, is_leaf=is_leaf
+        )
         return outcome.updates, AccumulateGradientsState(
             count=jnp.where(is_last, 0, state.count + 1).astype(jnp.int32),
             gradient_step=jnp.where(
@@ -247,6 +249,6 @@ def has_updated(opt_state: PyTree) -> jax.Array:
     return (state.count == 0) & (state.gradient_step > 0)
 
 
-def _left(g: Any, total: Any, unused: Any) -> Any:
-    """The sum after a call. Without a gradient in this call it waits for the next one."""
+def _carried_over(g: Any, total: Any, unused: Any) -> Any:
+    """What is left in the accumulator: a leaf without a gradient keeps its sum."""
     return total if g is None else unused
