@@ -43,7 +43,7 @@ register(RowSumsState, state_fields(values="sum", rows="full"))
 
 
 @dataclass(frozen=True)
-class RowSums:
+class RowSums(DenseSums):
     """Adds up gradients, some of which are `RowSlices`.
 
     Pass it as the argument ``sums`` of
@@ -103,7 +103,7 @@ class RowSums:
         columns = align(updates, acc_grads.values, acc_grads.rows)
         if columns is None:
             # Raises, with the path that does not match.
-            DenseSums().add(acc_grads.values, updates)
+            super().add(acc_grads.values, updates)
             raise ValueError(f"The gradients do not have the tree of the {MOMENTS}.")
         paths = [path for path, _ in leaves_with_paths(updates)]
         new = [_add(path, *row) for path, row in zip(paths, columns, strict=True)]
