@@ -12,6 +12,7 @@ from rmsprop_optax._foundation._dtypes import common_dtype, leaf_dtype
 from rmsprop_optax._foundation._trees import (
     Keys,
     align,
+    children_of,
     eval_shape,
     is_inexact,
     is_leaf,
@@ -118,7 +119,7 @@ def _difference(
     if expected is None or state is None or jax.tree_util.all_leaves([expected]):
         found = problem(expected, state)
         return found and f"'{path_of(keys)}' {found}"
-    (wanted, wants), (children, has) = map(_children, (expected, state))
+    (wanted, wants), (children, has) = map(children_of, (expected, state))
     if wants != has:
         return f"'{path_of(keys)}' is {_kind(state)}, not {_kind(expected)}"
     for (key, child), (_, other) in zip(wanted, children, strict=True):
@@ -126,12 +127,6 @@ def _difference(
         if found:
             return found
     return ""
-
-
-def _children(node: Any) -> tuple[list[tuple[Keys, Any]], Any]:
-    return jax.tree_util.tree_flatten_with_path(
-        node, is_leaf=lambda child: child is not node
-    )
 
 
 def _kind(node: Any) -> str:

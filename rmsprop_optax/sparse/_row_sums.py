@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rmsprop_optax._foundation._alignment import MOMENTS
-from rmsprop_optax._foundation._axes import named_sharding, sharded_like
+from rmsprop_optax._foundation._axes import named_sharding, sharded_like, whole_rows
 from rmsprop_optax._foundation._checks import check_mapping, check_whole_number
 from rmsprop_optax._foundation._dtypes import wide_dtype
 from rmsprop_optax._foundation._state_fields import register, state_fields
@@ -43,7 +43,7 @@ register(RowSumsState, state_fields(values="sum", rows="full"))
 
 
 @dataclass(frozen=True)
-class RowSums:
+class RowSums(DenseSums):
     """Adds up gradients, some of which are `RowSlices`.
 
     Pass it as the argument ``sums`` of
@@ -103,7 +103,7 @@ class RowSums:
         columns = align(updates, acc_grads.values, acc_grads.rows)
         if columns is None:
             # Raises, with the path that does not match.
-            DenseSums().add(acc_grads.values, updates)
+            super().add(acc_grads.values, updates)
             raise ValueError(f"The gradients do not have the tree of the {MOMENTS}.")
         paths = [path for path, _ in leaves_with_paths(updates)]
         new = [_add(path, *row) for path, row in zip(paths, columns, strict=True)]
@@ -139,9 +139,7 @@ def _zeros(p: Any, rows: int | None = None) -> jax.Array:
     dtype = wide_dtype(jnp.result_type(p))
     if rows is None:
         return jnp.zeros_like(p, dtype)
-    sharding = named_sharding(p)
-    if sharding is not None:
-        sharding = jax.NamedSharding(sharding.mesh, jax.P(None, *sharding.spec[1:]))
+    sharding = whole_rows(named_sharding(p))
     return jnp.zeros((rows, *jnp.shape(p)[1:]), dtype, device=sharding)
 
 

@@ -76,15 +76,19 @@ def keep_update_dtypes(
 
 
 def keep_types(old: PyTree, new: PyTree) -> PyTree:
-    """``new`` in the dtypes and shardings of ``old``: Optax's follow the gradients'."""
+    """``new`` in the dtypes and shardings of ``old``: Optax's follow the gradients'.
+
+    Where Optax makes a moment None for want of a gradient, the old one stays.
+    """
 
     def keep(old_leaf: Any, leaf: Any) -> Any:
+        if leaf is None:
+            return old_leaf
         if not hasattr(leaf, "dtype"):
             return leaf
         return sharded_like(cast(leaf, old_leaf.dtype), old_leaf)
 
-    same = jax.tree.structure(old) == jax.tree.structure(new)
-    return jax.tree.map(keep, old, new) if same else new
+    return jax.tree.map(keep, old, new)
 
 
 def round_to(updates: PyTree, new: PyTree) -> PyTree:

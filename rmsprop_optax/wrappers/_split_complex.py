@@ -13,6 +13,7 @@ from rmsprop_optax._foundation._dtypes import common_dtype, leaf_dtype, real_dty
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf
 from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.wrappers._precision import keep_types
 
 
 class _RealPair(NamedTuple):
@@ -69,8 +70,9 @@ def split_complex(
         else:
             updates = jax.tree.map(_split_as, updates, params, is_leaf=is_leaf)
             params = _split(params)
+        old = state
         new, state = inner.update(updates, _split(state), params, **extra_args)
-        return _join(new), _join(state)
+        return _join(new), keep_types(old, _join(state))
 
     return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
