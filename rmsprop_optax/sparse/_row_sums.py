@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rmsprop_optax._foundation._alignment import MOMENTS
 from rmsprop_optax._foundation._axes import named_sharding, sharded_like, whole_rows
@@ -32,7 +31,7 @@ class RowSumsState(NamedTuple):
     Attributes:
       values: For a table that comes by rows, the sums of its rows; else the sum.
       rows: For such a table, which rows these are, int32, padded with its height; else
-        None.
+        the number 0.
     """
 
     values: PyTree
@@ -82,17 +81,16 @@ class RowSums(DenseSums):
 
     def init(self, params: PyTree) -> RowSumsState:
         """Zeros for each parameter; for a table by rows, space for some of them."""
-        if not jax.tree.leaves(params):
-            # `optax.tree.map_params` calls `init` with a placeholder. With a leaf here it
-            # leaves the rows alone: their tree is not that of the parameters.
-            return RowSumsState(params, np.zeros((), np.int32))
-        self._check_paths(params)
+        # `optax.tree.map_params` calls `init` with a placeholder, which has no leaves.
+        if jax.tree.leaves(params):
+            self._check_paths(params)
         values, rows = [], []
         for path, p in leaves_with_paths(params):
             size = self.accumulate_rows.get(path)
             if p is None or size is None:
                 values.append(None if p is None else _zeros(p))
-                rows.append(None)
+                # A number, and not None, so that a tree of specs fits the rows too.
+                rows.append(None if p is None else jnp.zeros([], jnp.int32))
             else:
                 values.append(_zeros(p, size))
                 rows.append(jnp.full(size, jnp.shape(p)[0], jnp.int32))
@@ -113,7 +111,9 @@ class RowSums(DenseSums):
         """The sums as plain arrays, which checkpoints and other libraries can hold."""
 
         def rows(leaf: Any) -> Any:
-            return leaf.indices if isinstance(leaf, RowSlices) else None
+            if isinstance(leaf, RowSlices):
+                return leaf.indices
+            return None if leaf is None else jnp.zeros([], jnp.int32)
 
         def values(leaf: Any) -> Any:
             return leaf.values if isinstance(leaf, RowSlices) else leaf
@@ -144,7 +144,7 @@ def _zeros(p: Any, rows: int | None = None) -> jax.Array:
 
 
 def _add(path: str, g: Any, total: Any, rows: Any) -> Any:
-    by_rows = rows is not None
+    by_rows = rows is not None and jnp.ndim(rows) > 0
     if isinstance(g, RowSlices) and not by_rows:
         raise ValueError(
             f"Gradient '{path}' comes by rows and is accumulated: say how many rows the "

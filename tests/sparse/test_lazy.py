@@ -558,3 +558,16 @@ def test_a_model_with_functions_in_it_is_not_looked_at() -> None:
         updates, new = tx.update(grads, state, params)
         assert updates["act"] is None
         assert jax.tree.structure(new) == jax.tree.structure(state)
+
+
+def test_specs_of_parameters_fit_sums_of_rows() -> None:
+    tx = ro.rmsprop(gradient_accumulation_steps=2, accumulate_rows={"table": 4})
+    params = _params() | {"none": None}
+    specs = {"table": "rows", "dense": "whole", "none": None}
+    found = optax.tree.map_params(
+        tx, lambda _, spec: spec, tx.init(params), specs, transform_non_params=lambda _: 0
+    )
+    sums = optax.tree.get(found, "acc_grads")
+    assert sums.values == specs
+    assert sums.rows == specs
+    assert optax.tree.get(found, "nu") == specs
