@@ -138,7 +138,7 @@ class TrainingStep:
         whole = PartitionSpec()
         # Where axes are explicit, shardings are types, and transformations such as
         # Optax's do not say what theirs are. On automatic axes XLA decides.
-        update = jax.sharding.auto_axes(
+        update: Any = jax.sharding.auto_axes(
             self._update, axes=self.mesh.axis_names, out_sharding=(*specs, whole, whole)
         )
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
@@ -192,9 +192,10 @@ class TrainingStep:
 
         def means(outcomes: Outcome) -> Outcome:
             here: Any = jax.tree.map(lambda x: x[0], outcomes)
-            grads, loss, aux = here
-            grads = jax.tree.map(mean_gradient, grads, is_leaf=is_leaf)
-            return Outcome(grads, mean(loss), jax.tree.map(mean, aux))
+            grads = jax.tree.map(mean_gradient, here.grads, is_leaf=is_leaf)
+            rest: Any = jax.tree.map(mean, (here.loss, here.aux))
+            loss, aux = rest
+            return Outcome(grads, loss, aux)
 
         def spec(stacked: Any) -> PartitionSpec:
             return self._spec(self._dim(stacked, first=1))

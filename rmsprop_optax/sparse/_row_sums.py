@@ -144,13 +144,13 @@ def _zeros(p: Any, rows: int | None = None) -> jax.Array:
 
 
 def _add(path: str, g: Any, total: Any, rows: Any) -> Any:
-    by_rows = rows is not None and jnp.ndim(rows) > 0
-    if isinstance(g, RowSlices) and not by_rows:
-        raise ValueError(
-            f"Gradient '{path}' comes by rows and is accumulated: say how many rows the "
-            f"calls of one update touch at the most, `accumulate_rows={{'{path}': n}}`."
-        )
-    if not by_rows:
+    if rows is None or not jnp.ndim(rows):
+        if isinstance(g, RowSlices):
+            raise ValueError(
+                f"Gradient '{path}' comes by rows and is accumulated: say how many rows "
+                "the calls of one update touch at the most, "
+                f"`accumulate_rows={{'{path}': n}}`."
+            )
         return add_leaf(g, total)
     if g is None:
         raise ValueError(
