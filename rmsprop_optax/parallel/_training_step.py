@@ -201,7 +201,7 @@ class TrainingStep:
             return self._spec(self._dim(stacked, first=1))
 
         specs = jax.tree.map(spec, outcomes.grads, is_leaf=is_leaf)
-        whole = PartitionSpec()
+        whole: Any = PartitionSpec()
         return self._shard_map(
             means, in_specs=self._split, out_specs=Outcome(specs, whole, whole)
         )(outcomes)
