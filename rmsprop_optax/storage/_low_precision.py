@@ -82,7 +82,7 @@ def low_precision(
       >>> optax.tree.get(state, "nu")["w"].dtype
       dtype('uint8')
       >>> print(f"{state_bytes(tx, params).per_parameter:.3f}")
-      2.125
+      2.063
       >>> updates, state = tx.update({"w": jnp.ones((256, 256))}, state, params)
       >>> print(f"{updates['w'].mean():.4f}")
       -0.0010
