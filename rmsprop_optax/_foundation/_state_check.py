@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rmsprop_optax._foundation._dtypes import common_dtype, leaf_dtype
@@ -99,17 +100,13 @@ def _parameters(updates: PyTree, params: PyTree) -> list[Any] | None:
     found = []
     for g, p in rows:
         if params is None:
-            p = None if g is None else jax.ShapeDtypeStruct(_shape(g), leaf_dtype(g))
+            p = None if g is None else jax.ShapeDtypeStruct(np.shape(g), leaf_dtype(g))
         elif not is_inexact(p):
             p = None
-        elif g is not None and jnp.shape(p) != _shape(g):
+        elif g is not None and jnp.shape(p) != np.shape(g):
             return None
         found.append(p)
     return found
-
-
-def _shape(g: Any) -> tuple[int, ...]:
-    return g.shape if hasattr(g, "shape") else jnp.shape(g)
 
 
 def _difference(

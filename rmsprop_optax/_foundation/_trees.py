@@ -29,15 +29,12 @@ class GradientLeaf(Protocol):
 
     def map_values(self, fn: Callable[[Any], Any]) -> Any:
         """The same leaf with ``fn(values)`` as its values."""
-        ...
 
     def zeros_like(self) -> Any:
         """A leaf of the same structure that changes nothing."""
-        ...
 
     def mean_over_devices(self, axis_name: Any) -> Any:
         """The mean of the leaves of all devices along a mapped axis."""
-        ...
 
 
 def is_gradient_leaf(node: Any) -> bool:

@@ -77,27 +77,26 @@ def split_complex(
     return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
+def _is_complex(leaf: Any) -> bool:
+    return is_inexact(leaf) and jnp.issubdtype(leaf_dtype(leaf), jnp.complexfloating)
+
+
 def _split(tree: PyTree) -> PyTree:
-    return jax.tree.map(_split_leaf, tree)
-
-
-def _split_leaf(leaf: Any) -> Any:
-    if not (is_inexact(leaf) and jnp.issubdtype(leaf_dtype(leaf), jnp.complexfloating)):
-        return leaf
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        part = leaf.update(dtype=real_dtype(leaf.dtype))
-        return _RealPair(part, part)
-    return _RealPair(jnp.real(leaf), jnp.imag(leaf))
+    return jax.tree.map(lambda x: _parts(x) if _is_complex(x) else x, tree)
 
 
 def _split_as(update: Any, p: PyTree) -> Any:
     """The gradient in as many parts as its parameter, also where it is None or real."""
-    is_complex = is_inexact(p) and jnp.issubdtype(leaf_dtype(p), jnp.complexfloating)
-    if not is_complex:
-        return update
-    if update is None:
+    return _parts(update) if _is_complex(p) else update
+
+
+def _parts(leaf: Any) -> _RealPair:
+    if leaf is None:
         return _RealPair(None, None)
-    return _RealPair(jnp.real(update), jnp.imag(update))
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        part = leaf.update(dtype=real_dtype(leaf.dtype))
+        return _RealPair(part, part)
+    return _RealPair(jnp.real(leaf), jnp.imag(leaf))
 
 
 def _join(tree: PyTree) -> PyTree:
