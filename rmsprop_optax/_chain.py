@@ -131,10 +131,11 @@ def _labelled(
     inner: optax.GradientTransformationExtraArgs, config: RmspropConfig
 ) -> Rmsprop:
     """``inner``, with its operations under the step's name in traces and profiles."""
+    inner_init, inner_update = inner
     name = config.name
 
     def init_fn(params: PyTree) -> PyTree:
-        state = inner.init(params)
+        state = inner_init(params)
         record(config, params, state)
         return state
 
@@ -142,7 +143,7 @@ def _labelled(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         with jax.named_scope(name):
-            return inner.update(updates, state, params, **extra_args)
+            return inner_update(updates, state, params, **extra_args)
 
     tx = check_states(Rmsprop(init_fn, update_fn))
     tx.config = config

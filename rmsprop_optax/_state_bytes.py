@@ -91,7 +91,10 @@ def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
     """
     check_transformation("tx", tx)
     state = eval_shape(tx.init, params)
-    leaves, owners = leaves_with_keys(state, is_leaf=None), owners_of(tx, params, state)
+    leaves, owners = (
+        leaves_with_keys(state, is_leaf=None),
+        owners_of(tx.init, params, state),
+    )
     found: dict[tuple[str, str], int] = {}
     for (keys, leaf), owner in zip(leaves, owners, strict=True):
         fields = [key.name for key in keys if isinstance(key, jax.tree_util.GetAttrKey)]

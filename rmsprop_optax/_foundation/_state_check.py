@@ -37,16 +37,17 @@ def check_states(tx: Transformation) -> Transformation:
 
     What is inside of it is compared with it, and not again by itself.
     """
+    init, update = tx
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         if _is_inside.get():
-            return tx.update(updates, state, params, **extra_args)
+            return update(updates, state, params, **extra_args)
         token = _is_inside.set(True)
         try:
-            _check(tx.init, updates, state, params)
-            return tx.update(updates, state, params, **extra_args)
+            _check(init, updates, state, params)
+            return update(updates, state, params, **extra_args)
         finally:
             _is_inside.reset(token)
 

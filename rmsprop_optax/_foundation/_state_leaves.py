@@ -4,7 +4,7 @@
 below such a part does a path say which parameter an array belongs to.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,9 @@ from rmsprop_optax._foundation._trees import (
     leaves_with_keys,
 )
 from rmsprop_optax._foundation._types import PyTree
+
+Init = Callable[[PyTree], PyTree]
+"""From parameters to a state."""
 
 
 class Member(NamedTuple):
@@ -72,19 +75,17 @@ class _Marked:
     tree: Any
 
 
-def parts_of(
-    tx: optax.GradientTransformation, params: PyTree, state: PyTree
-) -> list[Part]:
+def parts_of(init: Init, params: PyTree, state: PyTree) -> list[Part]:
     """The parts of a state that have the place of the parameters, in its order.
 
     Args:
-      tx: The transformation that the state is of.
+      init: That of the transformation that the state is of.
       params: The parameters, or their gradients: None and rows are leaves.
       state: The state: arrays, or shapes.
     """
     leaves, structure = jax.tree.flatten(state)
     numbers = structure.unflatten(range(len(leaves)))
-    marked = _mark(tx, numbers)
+    marked = _mark(init, numbers)
     if marked is None:
         marked = _mark_alike(params, numbers, leaves)
     known = {keys for keys, _ in leaves_with_keys(params)}
@@ -96,18 +97,16 @@ def parts_of(
     return found
 
 
-def owners_of(
-    tx: optax.GradientTransformation, params: PyTree, state: PyTree
-) -> list[Owner | None]:
+def owners_of(init: Init, params: PyTree, state: PyTree) -> list[Owner | None]:
     """The owner of each array of a state; None for what belongs to no parameter."""
     owners: list[Owner | None] = [None] * len(jax.tree.leaves(state))
-    for part in parts_of(tx, params, state):
+    for part in parts_of(init, params, state):
         for member in part.members:
             owners[member.number] = Owner(member.param, part)
     return owners
 
 
-def _mark(tx: optax.GradientTransformation, numbers: PyTree) -> PyTree | None:
+def _mark(init: Init, numbers: PyTree) -> PyTree | None:
     """``numbers`` with `_Marked` in the place of each part; None where Optax can't tell.
 
     `optax.tree.map_params` calls `init` with a placeholder. Some need real parameters:
@@ -116,7 +115,9 @@ def _mark(tx: optax.GradientTransformation, numbers: PyTree) -> PyTree | None:
     found = []
 
     def mark() -> tuple[()]:
-        found.append(optax.tree.map_params(tx, _Marked, numbers, is_leaf=lambda _: True))
+        found.append(
+            optax.tree.map_params(init, _Marked, numbers, is_leaf=lambda _: True)
+        )
         return ()
 
     try:

@@ -80,7 +80,7 @@ def shardings_like(
     leaves, structure = jax.tree.flatten(shapes)
     owners = [
         owner.keys if owner is not None and _is_cut(owner, leaf, known) else None
-        for owner, leaf in zip(owners_of(tx, params, shapes), leaves, strict=True)
+        for owner, leaf in zip(owners_of(tx.init, params, shapes), leaves, strict=True)
     ]
     # A cut that fits all moments of a parameter, or none: codes stay beside their scales.
     moments: dict[Keys, list[tuple[int, ...]]] = defaultdict(list)

@@ -8,7 +8,7 @@ import optax
 
 from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._state_check import check_states
-from rmsprop_optax._foundation._state_leaves import Owner, owners_of
+from rmsprop_optax._foundation._state_leaves import Init, Owner, owners_of
 from rmsprop_optax._foundation._trees import (
     Keys,
     is_inexact,
@@ -74,15 +74,15 @@ def lazy(
       TensorFlow, `IndexedSlices` and `tfa.optimizers.LazyAdam`; PyTorch,
       `torch.optim.SparseAdam`.
     """
-    inner = checked_inner(inner)
+    inner_init, inner_update = checked_inner(inner)
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         grads = [g for _, g in leaves_with_keys(updates)]
         if not any(g is None or isinstance(g, RowSlices) for g in grads):
-            return inner.update(updates, state, params, **extra_args)
-        cuts = _cuts(inner, state, updates)
+            return inner_update(updates, state, params, **extra_args)
+        cuts = _cuts(inner_init, state, updates)
         # The shapes of parameters without a gradient, as far as their moments tell.
         shapes = {c.owner.keys: c.shape for c in cuts if c.owner and c.g is None}
         weights = params
@@ -97,12 +97,12 @@ def lazy(
             extra_args["where"] = jax.tree.map(_where, updates, dense, is_leaf=is_leaf)
         leaves, treedef = jax.tree.flatten(state)
         rows = [cut.take(x) for cut, x in zip(cuts, leaves, strict=True)]
-        new, state = inner.update(dense, treedef.unflatten(rows), weights, **extra_args)
+        new, state = inner_update(dense, treedef.unflatten(rows), weights, **extra_args)
         changed = zip(cuts, leaves, treedef.flatten_up_to(state), strict=True)
         state = treedef.unflatten([cut.put(x, new_x) for cut, x, new_x in changed])
         return jax.tree.map(_as_rows, updates, new, is_leaf=is_leaf), state
 
-    return check_states(optax.GradientTransformationExtraArgs(inner.init, update_fn))
+    return check_states(optax.GradientTransformationExtraArgs(inner_init, update_fn))
 
 
 class _Cut(NamedTuple):
@@ -136,12 +136,12 @@ class _Cut(NamedTuple):
         return set_rows(jnp.asarray(x), self.g.indices, rows.astype(x.dtype))
 
 
-def _cuts(
-    inner: optax.GradientTransformation, state: PyTree, updates: PyTree
-) -> list[_Cut]:
+def _cuts(inner_init: Init, state: PyTree, updates: PyTree) -> list[_Cut]:
     grads, cuts = dict(leaves_with_keys(updates)), []
     leaves = leaves_with_keys(state, is_leaf=None)
-    for (keys, leaf), owner in zip(leaves, owners_of(inner, updates, state), strict=True):
+    for (keys, leaf), owner in zip(
+        leaves, owners_of(inner_init, updates, state), strict=True
+    ):
         shape, g = jnp.shape(leaf), None if owner is None else grads[owner.keys]
         if owner is not None and isinstance(g, RowSlices) and shape:
             _check_rows(keys, owner, shape, g)

@@ -13,7 +13,7 @@ from rmsprop_optax._foundation._axes import varying_seed
 from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._state_check import check_states, is_inside_check
 from rmsprop_optax._foundation._state_fields import register, state_fields
-from rmsprop_optax._foundation._state_leaves import Part, parts_of
+from rmsprop_optax._foundation._state_leaves import Init, Part, parts_of
 from rmsprop_optax._foundation._trees import (
     Keys,
     is_inexact,
@@ -97,11 +97,11 @@ def low_precision(
             '`storage` must be a `MomentStorage` or its kind, such as "int8" or '
             '"bfloat16", got None.'
         )
-    inner = checked_inner(inner)
+    inner_init, inner_update = checked_inner(inner)
     fmt, stochastic = chosen.format, chosen.rounding == "stochastic"
 
     def init_fn(params: PyTree) -> PyTree:
-        inner_state, scales = _init_moments(chosen, inner, params)
+        inner_state, scales = _init_moments(chosen, inner_init, params)
         return LowPrecisionState(
             inner_state=inner_state,
             scales=scales,
@@ -116,7 +116,7 @@ def low_precision(
         _check_blocks(chosen, leaves, scales)
         stored = {
             i: keys
-            for moment in _moments(chosen, inner, updates, state.inner_state)
+            for moment in _moments(chosen, inner_init, updates, state.inner_state)
             for keys, i in moment.numbers.items()
             if leaves[i].dtype in fmt.dtypes
         }
@@ -125,7 +125,7 @@ def low_precision(
         def update(moments: dict[int, Any]) -> tuple[PyTree, list[Any]]:
             given = [moments.get(i, leaf) for i, leaf in enumerate(leaves)]
             inner_state = structure.unflatten(given)
-            new = inner.update(updates, inner_state, params, **extra_args)
+            new = inner_update(updates, inner_state, params, **extra_args)
             return new[0], structure.flatten_up_to(new[1])
 
         new_updates, new, twice = _evaluate(update, wide)
@@ -191,13 +191,13 @@ class _Moment(NamedTuple):
 
 def _moments(
     storage: MomentStorage,
-    inner: optax.GradientTransformation,
+    inner_init: Init,
     params: PyTree,
     state: PyTree,
 ) -> list[_Moment]:
     """The moments in a state, in its order."""
     found = []
-    for part in parts_of(inner, params, state):
+    for part in parts_of(inner_init, params, state):
         role = storage.role_of(part.kind, part.field)
         if role in ("second_moment", "signed"):
             found.append(_Moment(role == "signed", _numbers(part)))
@@ -210,18 +210,18 @@ def _numbers(part: Part) -> dict[Keys, int]:
 
 
 def _init_moments(
-    storage: MomentStorage, inner: optax.GradientTransformation, params: PyTree
+    storage: MomentStorage, inner_init: Init, params: PyTree
 ) -> tuple[PyTree, Any]:
     """The inner state with its moments stored, and their scales."""
-    state = inner.init(params)
+    state = inner_init(params)
     known = dict(leaves_with_keys(params))
     stored, structure = jax.tree.flatten(state)
     wanted = {
         keys for keys, p in known.items() if _is_array(p) and _includes(storage, keys, p)
     }
-    _check_known(storage, inner, params, state, wanted)
+    _check_known(storage, inner_init, params, state, wanted)
     trees, count = [], 0
-    for moment in _moments(storage, inner, params, state):
+    for moment in _moments(storage, inner_init, params, state):
         scales: dict[Keys, Any] = {}
         for keys, i in moment.numbers.items():
             leaf, scale = stored[i], None
@@ -247,7 +247,7 @@ def _init_moments(
 
 def _check_known(
     storage: MomentStorage,
-    inner: optax.GradientTransformation,
+    inner_init: Init,
     params: PyTree,
     state: PyTree,
     wanted: set[Keys],
@@ -260,7 +260,7 @@ def _check_known(
                 f"The state '{path_of(keys)}' of the inner transformation is in 8 bits "
                 'already: use `low_precision(tx, "int8")` once.'
             )
-    for part in parts_of(inner, params, state):
+    for part in parts_of(inner_init, params, state):
         if storage.role_of(part.kind, part.field) is not None:
             continue
         for param, i in _numbers(part).items():

@@ -151,14 +151,14 @@ def accumulate_gradients(
         check_whole_number(name, gradient_accumulation_steps, least=1)
     check_flag("use_grad_mean", use_grad_mean)
     adds = DenseSums() if sums is None else sums
-    inner = checked_inner(inner)
+    inner_init, inner_update = checked_inner(inner)
 
     def init_fn(params: PyTree) -> AccumulateGradientsState:
         return AccumulateGradientsState(
             count=jnp.zeros([], jnp.int32),
             gradient_step=jnp.zeros([], jnp.int32),
             acc_grads=adds.init(params),
-            inner_state=inner.init(params),
+            inner_state=inner_init(params),
         )
 
     def update_fn(
@@ -180,7 +180,7 @@ def accumulate_gradients(
 
         def update(total: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
             mean = jax.tree.map(mean_leaf, updates, total, is_leaf=is_leaf)
-            new, inner_state = inner.update(mean, inner_state, params, **extra_args)
+            new, inner_state = inner_update(mean, inner_state, params, **extra_args)
             return round_to(updates, new), inner_state
 
         total = adds.add(state.acc_grads, updates)

@@ -47,7 +47,7 @@ def cautious(
       Liang et al., [Cautious Optimizers](https://arxiv.org/abs/2411.16085), 2024; timm,
       ``caution``.
     """
-    inner = checked_inner(inner)
+    inner_init, inner_update = checked_inner(inner)
 
     def update_fn(
         updates: PyTree,
@@ -59,12 +59,12 @@ def cautious(
     ) -> tuple[PyTree, PyTree]:
         if where is not None:
             extra_args["where"] = where
-        new, state = inner.update(updates, state, params, **extra_args)
+        new, state = inner_update(updates, state, params, **extra_args)
         if where is None:
             return jax.tree.map(_agreeing, updates, new, is_leaf=is_leaf), state
         return jax.tree.map(_agreeing, updates, new, where, is_leaf=is_leaf), state
 
-    return check_states(optax.GradientTransformationExtraArgs(inner.init, update_fn))
+    return check_states(optax.GradientTransformationExtraArgs(inner_init, update_fn))
 
 
 def _agreeing(g: Any, update: Any, where: jax.Array | None = None) -> Any:

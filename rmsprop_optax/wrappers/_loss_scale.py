@@ -95,10 +95,10 @@ def dynamic_loss_scale(
     check_whole_number("dynamic_growth_steps", dynamic_growth_steps, least=1)
     if axis_name is not None:
         check_axis_name("axis_name", axis_name)
-    inner = checked_inner(inner)
+    inner_init, inner_update = checked_inner(inner)
 
     def init_fn(params: PyTree) -> DynamicLossScaleState:
-        inner_state = inner.init(params)
+        inner_state = inner_init(params)
         found = find_states(inner_state, *_SCALED)
         if found:
             raise ValueError(
@@ -123,7 +123,7 @@ def dynamic_loss_scale(
         finite = all_finite(unscaled, axis_name)
 
         def update(unscaled: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
-            return inner.update(unscaled, inner_state, params, **extra_args)
+            return inner_update(unscaled, inner_state, params, **extra_args)
 
         outcome = cond_update(finite, update, unscaled, state.inner_state)
         grows = finite & (state.count + 1 >= dynamic_growth_steps)

@@ -43,10 +43,10 @@ def in_float32(
       >>> rmsprop_optax.in_float32(optax.trace(0.9)).init(g).trace.dtype
       dtype('float32')
     """
-    inner = checked_inner(inner)
+    inner_init, inner_update = checked_inner(inner)
 
     def init_fn(params: PyTree) -> PyTree:
-        return inner.init(jax.tree.map(_widen, params, is_leaf=is_leaf))
+        return inner_init(jax.tree.map(_widen, params, is_leaf=is_leaf))
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
@@ -54,7 +54,7 @@ def in_float32(
         wide = jax.tree.map(_widen, updates, is_leaf=is_leaf)
         if params is not None:
             params = jax.tree.map(_widen, params, is_leaf=is_leaf)
-        new, new_state = inner.update(wide, state, params, **extra_args)
+        new, new_state = inner_update(wide, state, params, **extra_args)
         return round_to(updates, new), keep_types(state, new_state)
 
     return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))
@@ -64,15 +64,15 @@ def keep_update_dtypes(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """Rounds the updates of ``inner`` to the dtypes of the gradients."""
-    inner = checked_inner(inner)
+    inner_init, inner_update = checked_inner(inner)
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
-        new, state = inner.update(updates, state, params, **extra_args)
+        new, state = inner_update(updates, state, params, **extra_args)
         return round_to(updates, new), state
 
-    return check_states(optax.GradientTransformationExtraArgs(inner.init, update_fn))
+    return check_states(optax.GradientTransformationExtraArgs(inner_init, update_fn))
 
 
 def keep_types(old: PyTree, new: PyTree) -> PyTree:

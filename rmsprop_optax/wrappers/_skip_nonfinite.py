@@ -73,13 +73,13 @@ def skip_nonfinite(
         check_whole_number("max_consecutive_errors", max_consecutive_errors, least=1)
     if axis_name is not None:
         check_axis_name("axis_name", axis_name)
-    inner = checked_inner(inner)
+    inner_init, inner_update = checked_inner(inner)
 
     def init_fn(params: PyTree) -> SkipNonfiniteState:
         return SkipNonfiniteState(
             notfinite_count=jnp.zeros([], jnp.int32),
             total_notfinite=jnp.zeros([], jnp.int32),
-            inner_state=inner.init(params),
+            inner_state=inner_init(params),
         )
 
     def update_fn(
@@ -95,7 +95,7 @@ def skip_nonfinite(
             applies = finite | (in_a_row > max_consecutive_errors)
 
         def update(updates: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
-            return inner.update(updates, inner_state, params, **extra_args)
+            return inner_update(updates, inner_state, params, **extra_args)
 
         outcome = cond_update(applies, update, updates, state.inner_state)
         total = state.total_notfinite

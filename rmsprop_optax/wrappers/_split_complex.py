@@ -57,10 +57,10 @@ def split_complex(
     References:
       PyTorch, `torch.view_as_real` in `torch/optim/rmsprop.py`.
     """
-    inner = checked_inner(inner)
+    inner_init, inner_update = checked_inner(inner)
 
     def init_fn(params: PyTree) -> PyTree:
-        return _join(inner.init(_split(params)))
+        return _join(inner_init(_split(params)))
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
@@ -71,7 +71,7 @@ def split_complex(
             updates = jax.tree.map(_split_as, updates, params, is_leaf=is_leaf)
             params = _split(params)
         old = state
-        new, state = inner.update(updates, _split(state), params, **extra_args)
+        new, state = inner_update(updates, _split(state), params, **extra_args)
         return _join(new), keep_types(old, _join(state))
 
     return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))

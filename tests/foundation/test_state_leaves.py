@@ -25,7 +25,7 @@ SMALL = MomentStorage("int8", min_size=0)
 def owners(tx: Any, params: Any) -> list[tuple[str, str]]:
     """Field and path for each array of a state that belongs to a parameter."""
     state = jax.eval_shape(tx.init, params)
-    found = filter(None, owners_of(tx, params, state))
+    found = filter(None, owners_of(tx.init, params, state))
     return [(owner.part.field, path_of(owner.keys)) for owner in found]
 
 
@@ -80,12 +80,12 @@ def test_one_array_as_parameters(tx: Any) -> None:
     params = jnp.ones((4, 3))
     state = tx.init(params)
     for leaf, owner in zip(
-        jax.tree.leaves(state), owners_of(tx, params, state), strict=True
+        jax.tree.leaves(state), owners_of(tx.init, params, state), strict=True
     ):
         if owner is not None:
             assert owner.keys == ()
             assert leaf.shape[-2:] == (4, 3)
-    assert any(owners_of(tx, params, state))
+    assert any(owners_of(tx.init, params, state))
 
 
 def _names() -> list[str]:
