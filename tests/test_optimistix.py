@@ -1,4 +1,4 @@
-"""Optimistix minimises with every transformation of this package."""
+"""Optimistix minimizes with every transformation of this package."""
 
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -78,7 +78,7 @@ def _by_default(names: Iterable[str], default: Collection[str]) -> list[Any]:
 
 # Each kind of value that a transformation closes over: numbers, functions of paths and of
 # steps, a tree, a storage, other transformations.
-MINIMISE = (
+MINIMIZED = (
     "rmsprop, int8",
     "rmsprop, a tree as mask",
     "rmsprop, a schedule",
@@ -90,7 +90,7 @@ MINIMISE = (
 )
 
 
-@pytest.mark.parametrize("name", _by_default(TRANSFORMATIONS, MINIMISE))
+@pytest.mark.parametrize("name", _by_default(TRANSFORMATIONS, MINIMIZED))
 def test_minimise(name: str) -> None:
     """Downhill, and a second one that was built alike is not traced again."""
     y0 = {"x": jnp.ones(2), "z": jnp.ones((3, 2))}
@@ -151,7 +151,7 @@ DIFFERENTIATED = {
     **{
         name: TRANSFORMATIONS[name]
         for name in (*ro.dialects.__all__, *WRAPPERS)
-        if name != "dynamic_loss_scale"  # minimises the loss, which is not scaled
+        if name != "dynamic_loss_scale"  # minimizes the loss, which is not scaled
     },
 }
 

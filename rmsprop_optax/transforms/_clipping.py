@@ -156,7 +156,8 @@ def clip_by_global_norm(
     Raises:
       TypeError: For an axis name that is not a string or a tuple of strings.
       ValueError: For a bound that is not greater than 0; at the first trace, for an axis
-        that is not there, or where types don't tell and ``sharded`` does not either.
+        that is not there, or where array types do not record what is sharded and
+        ``sharded`` is None.
 
     Examples:
       >>> import jax.numpy as jnp

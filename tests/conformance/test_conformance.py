@@ -133,7 +133,7 @@ def test_jit_scan_and_cond_change_nothing(make: Callable[[], Any]) -> None:
     tx, params = make(), _params()
     grads = [_grads(i, jnp.float32) for i in range(STEPS)]
     _, jitted, _ = _run(tx, params, grads)
-    # Two steps have all branches, each of which is compiled anew at each eager step.
+    # Two steps have all branches, each of which is compiled again at each eager step.
     _, eager, _ = _run(tx, params, grads[:2], wrap=lambda f: f)
     _assert_close(eager, jitted[:3])
 
