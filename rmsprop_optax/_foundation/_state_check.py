@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ from rmsprop_optax._foundation._types import PyTree
 Transformation = TypeVar("Transformation", bound=optax.GradientTransformation)
 
 _is_inside: ContextVar[bool] = ContextVar("is_inside", default=False)
+# For each `init` the arguments that it was compared with, which have the same result.
+_checked: WeakKeyDictionary[Callable[[PyTree], PyTree], set[Any]] = WeakKeyDictionary()
 
 
 def is_inside_check() -> bool:
@@ -46,12 +49,27 @@ def check_states(tx: Transformation) -> Transformation:
             return update(updates, state, params, **extra_args)
         token = _is_inside.set(True)
         try:
-            _check(init, updates, state, params)
+            types = _types((updates, state, params))
+            known = _checked.setdefault(init, set())
+            if types is None or types not in known:
+                _check(init, updates, state, params)
+                known.add(types)
             return update(updates, state, params, **extra_args)
         finally:
             _is_inside.reset(token)
 
     return tx._replace(update=update_fn)
+
+
+def _types(trees: PyTree) -> Any:
+    """What a comparison depends on; None for a tree that can't be a key."""
+    leaves, structure = jax.tree.flatten(trees)
+    types = tuple((x.shape, x.dtype) if hasattr(x, "dtype") else type(x) for x in leaves)
+    try:
+        hash((structure, types))
+    except TypeError:
+        return None
+    return structure, types
 
 
 def _check(

@@ -242,7 +242,7 @@ def test_a_state_of_another_configuration_is_refused(made: Any, compiled: bool) 
     params = {"w": jnp.ones((4, 3))}
     update = ro.rmsprop(0.1).update
     update = jax.jit(update) if compiled else update
-    for arguments in ((params,), ()):
+    for arguments in ((params,), (params,), ()):  # the second time too
         with pytest.raises(ValueError, match=r"`opt_state` was made by another trans"):
             update(params, made.init(params), *arguments)
 
