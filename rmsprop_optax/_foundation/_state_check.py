@@ -50,10 +50,9 @@ def check_states(tx: Transformation) -> Transformation:
         token = _is_inside.set(True)
         try:
             types = _types((updates, state, params))
-            known = _checked.setdefault(init, set())
-            if types is None or types not in known:
+            if types not in _known(init):
                 _check(init, updates, state, params)
-                known.add(types)
+                _known(init).add(types)
             return update(updates, state, params, **extra_args)
         finally:
             _is_inside.reset(token)
@@ -61,14 +60,21 @@ def check_states(tx: Transformation) -> Transformation:
     return tx._replace(update=update_fn)
 
 
+def _known(init: Callable[[PyTree], PyTree]) -> set[Any]:
+    try:
+        return _checked.setdefault(init, set())
+    except TypeError:  # a program has taken it apart: it holds arrays, and has no hash
+        return set()
+
+
 def _types(trees: PyTree) -> Any:
-    """What a comparison depends on; None for a tree that can't be a key."""
+    """What a comparison depends on, as a key."""
     leaves, structure = jax.tree.flatten(trees)
     types = tuple((x.shape, x.dtype) if hasattr(x, "dtype") else type(x) for x in leaves)
     try:
         hash((structure, types))
-    except TypeError:
-        return None
+    except TypeError:  # of what a module keeps beside its arrays
+        return object()
     return structure, types
 
 
