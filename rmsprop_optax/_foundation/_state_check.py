@@ -50,7 +50,7 @@ def check_states(tx: Transformation) -> Transformation:
         token = _is_inside.set(True)
         try:
             types = _types((updates, state, params))
-            if types not in _known(init):
+            if types is None or types not in _known(init):
                 _check(init, updates, state, params)
                 _known(init).add(types)
             return update(updates, state, params, **extra_args)
@@ -68,13 +68,13 @@ def _known(init: Callable[[PyTree], PyTree]) -> set[Any]:
 
 
 def _types(trees: PyTree) -> Any:
-    """What a comparison depends on, as a key."""
+    """What a comparison depends on, as a key; None where that has no hash."""
     leaves, structure = jax.tree.flatten(trees)
     types = tuple((x.shape, x.dtype) if hasattr(x, "dtype") else type(x) for x in leaves)
     try:
         hash((structure, types))
     except TypeError:  # of what a module keeps beside its arrays
-        return object()
+        return None
     return structure, types
 
 
