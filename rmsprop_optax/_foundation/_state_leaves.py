@@ -75,12 +75,9 @@ class _Marked:
 def parts_of(
     tx: optax.GradientTransformation, params: PyTree, state: PyTree
 ) -> list[Part]:
-    """The parts of a state that have the place of the parameters, in its order.
+    """The parts of a state of ``tx`` that have the place of the parameters, in its order.
 
-    Args:
-      tx: The transformation that the state is of.
-      params: The parameters, or their gradients: None and rows are leaves.
-      state: The state: arrays, or shapes.
+    ``params`` may be gradients: None and rows are leaves. ``state`` may be of shapes.
     """
     leaves, structure = jax.tree.flatten(state)
     numbers = structure.unflatten(range(len(leaves)))

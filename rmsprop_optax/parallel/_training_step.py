@@ -104,7 +104,11 @@ class TrainingStep:
         opt_state = place(opt_state, shardings, self.axis_name, "Optimizer state")
         if known is None:
             out = jax.tree.map(lambda x: x.sharding, (params, opt_state))
-            known = self._programs[kind] = self._compile(*out), shardings
+            means = (whole, whole) if self.has_aux else (whole,)  # of the loss, and aux
+            program = jax.jit(
+                self._train, donate_argnums=(0, 1), out_shardings=(*out, *means)
+            )
+            known = self._programs[kind] = program, shardings
         batch = jax.device_put(batch, NamedSharding(self.mesh, self._split))
         key = place(key, whole, self.axis_name, "Key")
         return known[0], (params, opt_state, batch, key)
@@ -116,16 +120,6 @@ class TrainingStep:
     @property
     def _split(self) -> PartitionSpec:
         return PartitionSpec(self.axis_name)
-
-    def _compile(self, params: PyTree, opt_state: PyTree) -> Any:
-        """The jitted step; its arguments are the shardings of what it returns."""
-        whole = NamedSharding(self.mesh, PartitionSpec())
-        beside = (whole,) if self.has_aux else ()
-        return jax.jit(
-            self._train,
-            donate_argnums=(0, 1),
-            out_shardings=(params, opt_state, whole, *beside),
-        )
 
     def _train(
         self, params: PyTree, opt_state: PyTree, batch: PyTree, key: Any
@@ -181,26 +175,22 @@ class TrainingStep:
     def _means(self, outcomes: Outcome) -> Outcome:
         """The mean gradients, loss and aux; sharded gradients where the state is."""
 
-        def mean(leaf: Any, dim: int | None = None) -> Any:
-            return None if leaf is None else mean_over_devices(leaf, self.axis_name, dim)
-
-        def mean_gradient(g: Any) -> Any:
-            return mean(g, self._dim(g))
+        def mean(g: Any) -> Any:
+            return mean_over_devices(g, self.axis_name, self._dim(g))
 
         def means(outcomes: Outcome) -> Outcome:
-            here: Any = jax.tree.map(lambda x: x[0], outcomes)
-            grads, loss, aux = here
-            grads = jax.tree.map(mean_gradient, grads, is_leaf=is_leaf)
-            return Outcome(grads, mean(loss), jax.tree.map(mean, aux))
+            here = jax.tree.map(lambda x: x[0], outcomes)
+            grads = jax.tree.map(mean, here.grads, is_leaf=is_leaf)
+            loss, aux = jax.lax.pmean((here.loss, here.aux), self.axis_name)
+            return Outcome(grads, loss, aux)
 
         def spec(stacked: Any) -> PartitionSpec:
             return self._spec(self._dim(stacked, first=1))
 
-        specs = jax.tree.map(spec, outcomes.grads, is_leaf=is_leaf)
         whole = PartitionSpec()
-        return self._shard_map(
-            means, in_specs=self._split, out_specs=Outcome(specs, whole, whole)
-        )(outcomes)
+        grads = jax.tree.map(spec, outcomes.grads, is_leaf=is_leaf)
+        specs = outcomes._replace(grads=grads, loss=whole, aux=whole)
+        return self._shard_map(means, in_specs=self._split, out_specs=specs)(outcomes)
 
     def _shard_map(self, fn: Callable[..., Any], **specs: Any) -> Callable[..., Any]:
         return jax.shard_map(fn, axis_names={*names_of(self.axis_name)}, **specs)

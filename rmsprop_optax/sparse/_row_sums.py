@@ -86,16 +86,20 @@ class RowSums(DenseSums):
             # `optax.tree.map_params` calls `init` with a placeholder. With a leaf here it
             # leaves the rows alone: their tree is not that of the parameters.
             return RowSumsState(params, np.zeros((), np.int32))
-        self._check_paths(params)
+        leaves = list(leaves_with_paths(params))
+        tables = {path for path, p in leaves if p is not None and jnp.ndim(p)}
+        for path in self.accumulate_rows:
+            if path not in tables:
+                raise ValueError(
+                    f"`accumulate_rows` names '{path}', which is not a parameter with "
+                    f"rows. These are {sorted(tables)}."
+                )
         values, rows = [], []
-        for path, p in leaves_with_paths(params):
+        for path, p in leaves:
             size = self.accumulate_rows.get(path)
-            if p is None or size is None:
-                values.append(None if p is None else _zeros(p))
-                rows.append(None)
-            else:
-                values.append(_zeros(p, size))
-                rows.append(jnp.full(size, jnp.shape(p)[0], jnp.int32))
+            values.append(None if p is None else _zeros(p, size))
+            height = None if p is None or size is None else jnp.shape(p)[0]
+            rows.append(None if height is None else jnp.full(size, height, jnp.int32))
         return RowSumsState(rebuild(params, values), rebuild(params, rows))
 
     def add(self, acc_grads: RowSumsState, updates: PyTree) -> PyTree:
@@ -111,27 +115,13 @@ class RowSums(DenseSums):
 
     def store(self, sums: PyTree) -> RowSumsState:
         """The sums as plain arrays, which checkpoints and other libraries can hold."""
-
-        def rows(leaf: Any) -> Any:
-            return leaf.indices if isinstance(leaf, RowSlices) else None
-
-        def values(leaf: Any) -> Any:
-            return leaf.values if isinstance(leaf, RowSlices) else leaf
-
-        return RowSumsState(
-            jax.tree.map(values, sums, is_leaf=is_leaf),
-            jax.tree.map(rows, sums, is_leaf=is_leaf),
-        )
-
-    def _check_paths(self, params: PyTree) -> None:
-        leaves = leaves_with_paths(params)
-        tables = {path for path, p in leaves if p is not None and jnp.ndim(p)}
-        for path in self.accumulate_rows:
-            if path not in tables:
-                raise ValueError(
-                    f"`accumulate_rows` names '{path}', which is not a parameter with "
-                    f"rows. These are {sorted(tables)}."
-                )
+        leaves = jax.tree.leaves(sums, is_leaf=is_leaf)
+        pairs = [
+            (x.values, x.indices) if isinstance(x, RowSlices) else (x, None)
+            for x in leaves
+        ]
+        values, rows = [values for values, _ in pairs], [rows for _, rows in pairs]
+        return RowSumsState(rebuild(sums, values), rebuild(sums, rows))
 
 
 def _zeros(p: Any, rows: int | None = None) -> jax.Array:
@@ -144,13 +134,12 @@ def _zeros(p: Any, rows: int | None = None) -> jax.Array:
 
 
 def _add(path: str, g: Any, total: Any, rows: Any) -> Any:
-    by_rows = rows is not None
-    if isinstance(g, RowSlices) and not by_rows:
+    if rows is None and isinstance(g, RowSlices):
         raise ValueError(
             f"Gradient '{path}' comes by rows and is accumulated: say how many rows the "
             f"calls of one update touch at the most, `accumulate_rows={{'{path}': n}}`."
         )
-    if not by_rows:
+    if rows is None:
         return add_leaf(g, total)
     if g is None:
         raise ValueError(
