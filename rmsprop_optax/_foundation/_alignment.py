@@ -48,12 +48,6 @@ def check_has_params(params: PyTree, what: str) -> None:
         )
 
 
-def check_found_once(found: list[str], what: str, remedy: str) -> None:
-    """The state holds one such thing at most."""
-    if len(found) > 1:
-        raise ValueError(f"The state holds {len(found)} of {what}: {found}. {remedy}")
-
-
 def check_dense(updates: PyTree) -> None:
     """No gradient comes by rows, which only transformations inside `sparse.lazy` take."""
     aligned(updates, what=MOMENTS)

@@ -26,11 +26,7 @@ def names_of(axis_name: AxisName) -> tuple[str, ...]:
 
 
 def bound_axes(axis_name: AxisName) -> tuple[str, ...]:
-    """The axes by name, each of which is an axis of the `shard_map` around.
-
-    Raises:
-      ValueError: Where one is not.
-    """
+    """The axes by name, each of which is an axis of the `shard_map` around."""
     names = names_of(axis_name)
     for name in names:
         try:
@@ -47,11 +43,7 @@ def bound_axes(axis_name: AxisName) -> tuple[str, ...]:
 
 
 def check_types_have_axes(names: tuple[str, ...]) -> None:
-    """Raises unless array types record the mesh axes that they vary over.
-
-    Raises:
-      ValueError: Under `pmap`, or `shard_map` with ``check_vma=False``.
-    """
+    """That array types record the mesh axes that they vary over."""
     for name in names:
         if name not in _varying(jax.lax.axis_index(name)):
             raise ValueError(
@@ -109,12 +101,7 @@ def _varying(x: Any) -> frozenset[Any]:
 
 
 def axis_size(mesh: Mesh, axis_name: AxisName) -> int:
-    """How many devices there are along the axis, or along several together.
-
-    Raises:
-      TypeError: For what is no mesh, or no name.
-      ValueError: For an axis that the mesh does not have.
-    """
+    """How many devices there are along the axis, or along several together."""
     if not isinstance(mesh, Mesh):
         raise TypeError(
             f"`mesh` must be a jax.sharding.Mesh, got {mesh!r}: make one with "

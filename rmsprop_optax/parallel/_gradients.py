@@ -97,6 +97,8 @@ def _mean_over_micro_steps(
 
 def mean_over_devices(leaf: Any, axis: AxisName, dim: int | None = None) -> Any:
     """The mean of a leaf over the devices, whole or this device's part along ``dim``."""
+    if leaf is None:
+        return None
     if is_gradient_leaf(leaf):
         return leaf.mean_over_devices(axis)
     if dim is None:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._alignment import check_found_once
 from rmsprop_optax._foundation._axes import check_axis_name
 from rmsprop_optax._foundation._checks import (
     check_loss_scale,
@@ -166,11 +165,11 @@ def scale_loss(loss: jax.Array, opt_state: PyTree) -> jax.Array:
     """
     check_has_classes(opt_state)
     found = find_states(opt_state, *_SCALED)
-    check_found_once(
-        [path for path, _ in found],
-        what="the loss scales",
-        remedy="Scale once: around the chain or partition, not inside each part of it.",
-    )
+    if len(found) > 1:
+        raise ValueError(
+            f"The state holds {len(found)} of the loss scales: {[p for p, _ in found]}. "
+            "Scale once: around the chain or partition, not inside each part of it."
+        )
     for _, state in found:
         return loss * state.loss_scale.astype(jnp.result_type(loss))
     return loss
