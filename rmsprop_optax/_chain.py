@@ -42,8 +42,7 @@ class Rmsprop(optax.GradientTransformationExtraArgs):
 
 def build(config: RmspropConfig) -> Rmsprop:
     """The transformation of a configuration."""
-    step = optax.chain(*_gradient(config), *_descent(config), *_decay(config))
-    step = in_float32(step)
+    step = in_float32(optax.chain(*_gradient(config), *_descent(config)))
     if config.storage is not None:
         step = low_precision(step, config.storage)
     step = lazy(step)
@@ -78,7 +77,7 @@ def _gradient(config: RmspropConfig) -> Stages:
 
 
 def _descent(config: RmspropConfig) -> Stages:
-    """The second moment, the learning rate and the momentum, in their order."""
+    """Second moment, learning rate and momentum in their order; decoupled decay."""
     scale = scale_by_stddev if config.centered else scale_by_rms
     second_moment = scale(
         config.decay,
@@ -97,10 +96,6 @@ def _descent(config: RmspropConfig) -> Stages:
     if config.split_complex:
         stages = [split_complex(optax.chain(*stages))]
     yield from stages
-
-
-def _decay(config: RmspropConfig) -> Stages:
-    """Decoupled weight decay, beside the update."""
     if is_on(config.weight_decay):
         rate = "learning_rate" if config.decay_rate is None else "decay_rate"
         yield decay_weights(

@@ -19,7 +19,6 @@ from rmsprop_optax._foundation._trees import (
 )
 from rmsprop_optax._foundation._types import PyTree
 
-Visit = Callable[[RmspropConfig, list[str]], None]
 _Record = Callable[[RmspropConfig, PyTree, PyTree], None]
 
 _record: ContextVar[_Record | None] = ContextVar("record", default=None)
@@ -35,7 +34,7 @@ def record(config: RmspropConfig, params: PyTree, state: PyTree) -> None:
 def visit_configurations(
     tx: optax.GradientTransformation,
     params: PyTree,
-    visit: Visit,
+    visit: Callable[[RmspropConfig, list[str]], None],
     opt_state: PyTree = None,
 ) -> list[str]:
     """Calls ``visit`` with each configuration and the paths of its parameters.
@@ -50,19 +49,22 @@ def visit_configurations(
     """
     states: list[Any] = []
     built: list[tuple[RmspropConfig, list[str]]] = []
+    names: list[str] = []
 
     def found(config: RmspropConfig, params: PyTree, state: PyTree) -> None:
         states.append(state)
-        built.append((config, _paths(params)))
-
-    names: list[str] = []
+        # Those there are: `optax.masked` hides the others.
+        leaves = leaves_with_keys(params, is_leaf=None)
+        built.append((config, [path_of(keys) for keys, _ in leaves]))
 
     def init(params: PyTree) -> None:
         fresh = tx.init(params)
         names.extend(_foreign(fresh, states))
         numbers = _injected(fresh, opt_state)
         for config, paths in built:
-            visit(_with_numbers(config, numbers), paths)
+            values = {f.name: getattr(config, f.name) for f in fields(config)}
+            known = {n: numbers[id(x)] for n, x in values.items() if id(x) in numbers}
+            visit(replace(config, **known) if known else config, paths)
 
     token = _record.set(found)
     try:
@@ -84,22 +86,6 @@ def _injected(fresh: PyTree, opt_state: PyTree) -> Mapping[int, jax.Array]:
         for name, traced in node.hyperparams.items()
         if name not in node.hyperparams_states
     }
-
-
-def _with_numbers(
-    config: RmspropConfig, numbers: Mapping[int, jax.Array]
-) -> RmspropConfig:
-    values = {f.name: getattr(config, f.name) for f in fields(config)}
-    known = {name: numbers[id(x)] for name, x in values.items() if id(x) in numbers}
-    return replace(config, **known) if known else config
-
-
-def _paths(params: PyTree) -> list[str]:
-    """The paths of the parameters there are: `optax.masked` hides the others."""
-    leaves = leaves_with_keys(params, lambda node: isinstance(node, optax.MaskedNode))
-    return [
-        path_of(keys) for keys, leaf in leaves if not isinstance(leaf, optax.MaskedNode)
-    ]
 
 
 def _foreign(opt_state: PyTree, ours: list[Any]) -> list[str]:

@@ -10,8 +10,6 @@ from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import visit_configurations
 from rmsprop_optax._foundation._types import PyTree, Tracer
 
-_WIDTH = 34
-
 
 def describe(tx: optax.GradientTransformation, params: PyTree = None) -> str:
     """The update that is about to run, in formulas and in words.
@@ -71,7 +69,8 @@ def describe(tx: optax.GradientTransformation, params: PyTree = None) -> str:
     lines: list[str] = []
 
     def add(config: RmspropConfig, paths: list[str]) -> None:
-        lines.append(f"{config.source}, for {_listed(paths)}")
+        more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
+        lines.append(f"{config.source}, for {', '.join(paths[:4])}{more}")
         lines.extend(_formulas(config))
 
     foreign = visit_configurations(tx, params, add)
@@ -82,20 +81,10 @@ def describe(tx: optax.GradientTransformation, params: PyTree = None) -> str:
     return "\n".join(lines)
 
 
-def _listed(paths: list[str], most: int = 4) -> str:
-    rest = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(paths[:most]) + rest
-
-
 def _formulas(config: RmspropConfig) -> list[str]:
-    return [f"  {left:<{_WIDTH - 1}} {right}".rstrip() for left, right in _lines(config)]
-
-
-def _lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
-    yield from _gradient_lines(f)
-    yield from _moment_lines(f)
-    yield from _descent_lines(f)
-    yield from _parameter_lines(f)
+    parts = (_gradient_lines, _moment_lines, _descent_lines, _parameter_lines)
+    lines = [line for part in parts for line in part(config)]
+    return [f"  {left:<33} {right}".rstrip() for left, right in lines]
 
 
 def _gradient_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
@@ -107,16 +96,15 @@ def _gradient_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
     if f.maximize:
         yield "g = -g", "maximizes"
     if f.clipvalue is not None:
-        limit = _number(f.clipvalue)
-        yield f"g = g within ±{limit}", "each value clipped"
+        yield f"g = g within ±{_number(f.clipvalue)}", "each value clipped"
     if f.clipnorm is not None:
         yield f"g = g min(1, {_number(f.clipnorm)} / ‖g‖)", "each leaf clipped"
     if f.global_clipnorm is not None:
         limit = _number(f.global_clipnorm)
         yield f"g = g min(1, {limit} / ‖all g‖)", "all leaves clipped by one factor"
     if is_on(f.coupled_decay):
-        decayed = f"g = g + {_weight(f.coupled_decay)} p"
-        yield decayed, f"coupled weight decay{_of_mask(f)}, before all else"
+        weight = _number(f.coupled_decay, "λ(t)")
+        yield f"g = g + {weight} p", f"coupled weight decay{_of_mask(f)}, before all else"
 
 
 def _moment_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
@@ -141,11 +129,11 @@ def _moment_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
 
 
 def _descent_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
+    rate = _number(f.learning_rate, "η(t)")
     if is_on(f.weight_decay):
-        rate = "η²/η_max" if f.decay_rate is not None else _rate(f.learning_rate)
-        decayed = f"p = (1 - {rate} · {_weight(f.weight_decay)}) p"
-        yield decayed, f"decoupled weight decay{_of_mask(f)}"
-    rate = _rate(f.learning_rate)
+        by = rate if f.decay_rate is None else "η²/η_max"
+        weight = _number(f.weight_decay, "λ(t)")
+        yield f"p = (1 - {by} · {weight}) p", f"decoupled weight decay{_of_mask(f)}"
     if not is_on(f.momentum):
         yield f"p = p - {rate} g / s", ""
         return
@@ -184,14 +172,6 @@ def _of_mask(f: RmspropConfig) -> str:
     return "" if f.weight_decay_mask is None else " of the parameters in the mask"
 
 
-def _rate(rate: Any) -> str:
-    return "η(t)" if callable(rate) else _number(rate)
-
-
-def _weight(decay: Any) -> str:
-    return "λ(t)" if callable(decay) else _number(decay)
-
-
 def _rest(decay: Any) -> str:
     """1 - decay, without the digits that binary fractions add."""
     if isinstance(decay, Tracer):
@@ -199,7 +179,9 @@ def _rest(decay: Any) -> str:
     return f"{1 - float(decay):.6g}"
 
 
-def _number(value: Any) -> str:
+def _number(value: Any, scheduled: str = "") -> str:
+    if callable(value):
+        return scheduled
     if isinstance(value, Tracer):
         return "traced"
     number = np.asarray(value).item()

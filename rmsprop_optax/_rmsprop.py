@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig
-from rmsprop_optax._foundation._arguments import factory
+from rmsprop_optax._foundation._checks import factory
 from rmsprop_optax._foundation._types import (
     AxisName,
     Count,

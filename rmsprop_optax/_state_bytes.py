@@ -11,7 +11,6 @@ import optax
 from rmsprop_optax._foundation._checks import check_transformation
 from rmsprop_optax._foundation._state_leaves import owners_of
 from rmsprop_optax._foundation._trees import (
-    Keys,
     eval_shape,
     is_inexact,
     leaves_with_keys,
@@ -58,7 +57,11 @@ class StateBytes:
             share = f"{size / self.sizes[leaf]:.2f}" if self.sizes.get(leaf) else ""
             rows.append((moment, leaf, f"{size:,}", share))
         rows.append(("total", "", f"{self.total:,}", f"{self.per_parameter:.2f}"))
-        return _table(rows)
+        a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
+        return "\n".join(
+            f"{moment:<{a}}  {leaf:<{b}}  {size:>{c}}  {share:>{d}}".rstrip()
+            for moment, leaf, size, share in rows
+        )
 
 
 def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
@@ -91,7 +94,8 @@ def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
     leaves, owners = leaves_with_keys(state, is_leaf=None), owners_of(tx, params, state)
     found: dict[tuple[str, str], int] = {}
     for (keys, leaf), owner in zip(leaves, owners, strict=True):
-        place = _field_of(keys), ""
+        fields = [key.name for key in keys if isinstance(key, jax.tree_util.GetAttrKey)]
+        place = fields[-1] if fields else "state", ""
         if owner is not None:
             place = owner.part.field or "state", path_of(owner.keys)
         found[place] = found.get(place, 0) + leaf.size * leaf.dtype.itemsize
@@ -103,18 +107,3 @@ def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
         if hasattr(leaf, "shape") or is_inexact(leaf)
     }
     return StateBytes({place: nonzero[place] for place in in_order}, sizes)
-
-
-def _field_of(keys: Keys) -> str:
-    """The last name of a field in a path."""
-    names = [key.name for key in keys if isinstance(key, jax.tree_util.GetAttrKey)]
-    return names[-1] if names else "state"
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = []
-    for moment, leaf, size, share in rows:
-        left = f"{moment:<{widths[0]}}  {leaf:<{widths[1]}}"
-        lines.append(f"{left}  {size:>{widths[2]}}  {share:>{widths[3]}}".rstrip())
-    return "\n".join(lines)

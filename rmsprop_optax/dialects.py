@@ -21,21 +21,15 @@ import jax.numpy as jnp
 
 from rmsprop_optax._chain import Rmsprop, build
 from rmsprop_optax._config import RmspropConfig, is_on
-from rmsprop_optax._foundation._arguments import factory
 from rmsprop_optax._foundation._checks import (
     check_flag,
     check_has_effect,
     check_non_negative,
     check_positive,
+    factory,
 )
 from rmsprop_optax._foundation._schedules import Rate, as_rate
-from rmsprop_optax._foundation._types import (
-    Count,
-    LearningRate,
-    Mask,
-    Scalar,
-    Schedule,
-)
+from rmsprop_optax._foundation._types import Count, LearningRate, Mask, Scalar, Schedule
 from rmsprop_optax._rmsprop import rmsprop as keras
 from rmsprop_optax.storage import Storage
 
@@ -43,11 +37,8 @@ __all__ = ["keras", "optax", "tf1", "tf_keras", "tf_keras_2_11", "timm", "torch"
 
 _TF_EPSILON = 1e-7
 _TF_NAMES = (("decay", "rho"), ("eps", "epsilon"))
-_TORCH_NAMES = (
-    ("learning_rate", "lr"),
-    ("decay", "alpha"),
-    ("coupled_decay", "weight_decay"),
-)
+_DECOUPLED_NAMES = (("learning_rate", "lr"), ("decay", "alpha"))
+_TORCH_NAMES = (*_DECOUPLED_NAMES, ("coupled_decay", "weight_decay"))
 
 
 def _check_ignored(**flags: bool | None) -> None:
@@ -280,8 +271,7 @@ def tf1(
       learning_rate: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes;
         a schedule where TensorFlow has a tensor of the global step.
       decay: $ρ$, in [0, 1).
-      momentum: $μ$, in [0, 1]. None and the number 0 mean no momentum, and no
-        memory for it.
+      momentum: $μ$, in [0, 1]. None and the number 0 mean no momentum.
       epsilon: $ε$, at least 0, inside the root.
       use_locking: Accepted, and without effect: there are no locks in JAX.
       centered: Whether the variance is taken instead of the mean square.
@@ -359,9 +349,8 @@ def torch(
     update.
 
     Args:
-      lr: $η$: a number or scalar array; a schedule of the step (the equivalent of a
-        PyTorch scheduler that is stepped after each update); or a callable without
-        arguments, read at every step.
+      lr: $η$, of every kind that [`rmsprop`][rmsprop_optax.rmsprop] takes; a schedule is
+        a PyTorch scheduler that is stepped after each update.
       alpha: $α$, in [0, 1).
       eps: $ε$, at least 0, outside the root.
       weight_decay: $λ$, at least 0, an L2 penalty; None: no penalty.
@@ -506,7 +495,7 @@ def timm(
     return build(
         RmspropConfig(
             source="timm.optim.RMSpropTF",
-            names=_TORCH_NAMES,
+            names=_DECOUPLED_NAMES if decoupled_decay else _TORCH_NAMES,
             name="timm_rmsprop",
             learning_rate=rate if callable(lr) else lr,
             decay=alpha,

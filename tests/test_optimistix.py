@@ -1,6 +1,6 @@
 """Optimistix minimises with every transformation of this package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -68,7 +68,29 @@ TRANSFORMATIONS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def _by_default(names: Iterable[str], default: Collection[str]) -> list[Any]:
+    """All names; those that are not in ``default`` are slow."""
+    return [
+        pytest.param(name, marks=[] if name in default else pytest.mark.slow)
+        for name in names
+    ]
+
+
+# Each kind of value that a transformation closes over: numbers, functions of paths and of
+# steps, a tree, a storage, other transformations.
+MINIMISE = (
+    "rmsprop, int8",
+    "rmsprop, a tree as mask",
+    "rmsprop, a schedule",
+    "rmsprop, live",
+    "rmsprop, injected",
+    "timm",
+    "lazy",
+    "partition",
+)
+
+
+@pytest.mark.parametrize("name", _by_default(TRANSFORMATIONS, MINIMISE))
 def test_minimise(name: str) -> None:
     """Downhill, and a second one that was built alike is not traced again."""
     y0 = {"x": jnp.ones(2), "z": jnp.ones((3, 2))}
@@ -78,12 +100,12 @@ def test_minimise(name: str) -> None:
         calls.append(1)
         return _squares(y, args)
 
-    first = _minimise(TRANSFORMATIONS[name](), fn, y0)
+    first = _minimise(TRANSFORMATIONS[name](), fn, y0, max_steps=200)
     traced = len(calls)
     assert _squares(first, None) < _squares(y0, None)
     if name == "rmsprop, live":  # its callable is another one
         return
-    second = _minimise(TRANSFORMATIONS[name](), fn, y0)
+    second = _minimise(TRANSFORMATIONS[name](), fn, y0, max_steps=200)
     assert len(calls) == traced
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
@@ -134,7 +156,10 @@ DIFFERENTIATED = {
 }
 
 
-@pytest.mark.parametrize("name", DIFFERENTIATED)
+@pytest.mark.parametrize(
+    "name",
+    _by_default(DIFFERENTIATED, ("rmsprop, centered", "accumulate_gradients", "lazy")),
+)
 def test_derivatives_of_the_minimum(name: str) -> None:
     """The minimum of (y - a)² is a, so its derivative is 1, by the implicit adjoint."""
 
@@ -172,11 +197,19 @@ def _himmelblau(y: Any, args: Any) -> jax.Array:
 
 
 PROBLEMS = {
-    "bowl": (_bowl, [1.5, -1.0]),
-    "matyas": (_matyas, [6.0, 6.0]),
-    "beale": (_beale, [2.0, 0.0]),
-    "himmelblau": (_himmelblau, [1.0, 1.0]),
+    "bowl": [1.5, -1.0],
+    "matyas": [6.0, 6.0],
+    "beale": [2.0, 0.0],
+    "himmelblau": [1.0, 1.0],
 }
+
+
+def _problem(y: Any, which: jax.Array) -> jax.Array:
+    """The problem of this number: a solver compiles once for all."""
+    return jax.lax.switch(which, [_bowl, _matyas, _beale, _himmelblau], y, None)
+
+
+RATES = optax.cosine_decay_schedule(0.05, 10_000)
 SOLVERS = {
     "rmsprop": lambda rate: ro.rmsprop(rate, 0.99),
     "centered": lambda rate: ro.rmsprop(rate, momentum=0.9, centered=True),
@@ -191,7 +224,7 @@ SOLVERS = {
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_problems_of_optimistix(solver: str, problem: str) -> None:
     """The functions of its `tests/helpers.py`; the minimum of each is 0."""
-    fn, start = PROBLEMS[problem]
-    tx = SOLVERS[solver](optax.cosine_decay_schedule(0.05, 10_000))
-    found = _minimise(tx, fn, jnp.array(start), 1e-9, max_steps=10_000)
-    assert fn(found, None) < 1e-4
+    start, which = jnp.array(PROBLEMS[problem]), jnp.array([*PROBLEMS].index(problem))
+    tx = SOLVERS[solver](RATES)
+    found = _minimise(tx, _problem, start, 1e-9, args=which, max_steps=10_000)
+    assert _problem(found, which) < 1e-4

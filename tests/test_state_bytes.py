@@ -59,7 +59,7 @@ def test_it_is_the_weight_of_the_state(storage: Any) -> None:
     kernel = {None: 25_600, "int8": 6_400, "bfloat16": 12_800}
     assert found.by_leaf["trace", "encoder/kernel"] == kernel[storage]
     scales = found.by_leaf.get(("scales", "encoder/kernel"))
-    assert scales == (2 * 64 * 2 * 4 if storage == "int8" else None)
+    assert scales == (2 * 64 * 4 if storage == "int8" else None)
     assert found.by_leaf["count", ""] == 4  # of the average
 
 

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import rmsprop_optax as ro
-from tests.conformance._table import EVERYTHING, TABLE
+from tests.conformance._table import EVERYTHING, MANY, TABLE
 
 eqx = pytest.importorskip("equinox", reason="needs equinox")
 eqxi = pytest.importorskip("equinox.internal", reason="needs equinox")
@@ -61,7 +61,15 @@ def _static(tx: Any) -> tuple[list[Any], Any]:
     return [None if eqx.is_array(leaf) else leaf for leaf in leaves], structure
 
 
-@pytest.mark.parametrize("name", ROWS)
+# Slow: the closures of "rmsprop, everything" are compared for seconds, and once more in
+# `test_numbers_that_are_arrays_are_leaves`.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in MANY else [])
+        for name in ROWS
+    ],
+)
 def test_two_that_were_built_alike_are_equal(name: str) -> None:
     first, second = _static(ROWS[name]()), _static(ROWS[name]())
     assert first == second
@@ -98,6 +106,10 @@ NUMBERS = {
 }
 
 
+# Without the wrapper that has no number: it triples the closures.
+MANY_STAGES = EVERYTHING | {"skip_nonfinite": False}
+
+
 def test_numbers_that_are_arrays_are_leaves() -> None:
     """Each number of the factory: another one needs no other program."""
     traces: list[int] = []
@@ -105,22 +117,26 @@ def test_numbers_that_are_arrays_are_leaves() -> None:
     @eqx.filter_jit
     def three_steps(tx: Any, params: Any) -> Any:
         traces.append(1)
-        state = tx.init(params)
-        for scale in (1.0, 2.0, 3.0):
-            grads = jax.tree.map(lambda p, scale=scale: scale * p, params)
+
+        def step(carry: Any, scale: jax.Array) -> tuple[Any, None]:
+            params, state = carry
+            grads = jax.tree.map(lambda p: scale * p, params)
             updates, state = tx.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
+            return (optax.apply_updates(params, updates), state), None
+
+        scales = jnp.array([1.0, 2.0, 3.0])
+        (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), scales)
         return params
 
     other = {n: 5 if isinstance(x, int) else x / 2 for n, x in NUMBERS.items()}
     for numbers in (NUMBERS, other):
         arrays = {n: jnp.asarray(x) for n, x in numbers.items()}
-        tx = ro.rmsprop(**EVERYTHING | arrays)
+        tx = ro.rmsprop(**MANY_STAGES | arrays)
         found = jax.tree.leaves(eqxi.closure_to_pytree(tx))
         for array in arrays.values():
             assert any(leaf is array for leaf in found)
         result = three_steps(eqxi.closure_to_pytree(tx), PARAMS)
-        expected = three_steps.__wrapped__(ro.rmsprop(**EVERYTHING | numbers), PARAMS)
+        expected = three_steps.__wrapped__(ro.rmsprop(**MANY_STAGES | numbers), PARAMS)
         for name, value in result.items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-6)
     assert len(traces) == 3  # one program, and two runs without

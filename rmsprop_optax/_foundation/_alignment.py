@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rmsprop_optax._foundation._trees import (
+    LeafPath,
     align,
     is_gradient_leaf,
     leaves_with_paths,
@@ -53,28 +54,9 @@ def check_found_once(found: list[str], what: str, remedy: str) -> None:
         raise ValueError(f"The state holds {len(found)} of {what}: {found}. {remedy}")
 
 
-def complex_message(updates: PyTree, index: int) -> str:
-    """What is wrong with a complex gradient of a real moment."""
-    path, g = list(leaves_with_paths(updates))[index]
-    return (
-        f"Gradient '{path}' is {jnp.result_type(g)}, but its moment is real: the "
-        "parameter was real when `tx.init` was called. Take the gradient's real "
-        "part, or make the parameter complex."
-    )
-
-
 def check_dense(updates: PyTree) -> None:
     """No gradient comes by rows, which only transformations inside `sparse.lazy` take."""
-    for path, g in leaves_with_paths(updates):
-        if is_gradient_leaf(g):
-            raise TypeError(f"Gradient '{path}' {_wants_arrays(g)}")
-
-
-def _wants_arrays(g: Any) -> str:
-    return (
-        f"is {g!r}, and this transformation takes arrays: wrap it, alone or with the "
-        "chain that it is in, in `sparse.lazy`."
-    )
+    aligned(updates, what=MOMENTS)
 
 
 def aligned(updates: PyTree, *others: PyTree, what: str) -> list[list[Any]]:
@@ -82,14 +64,9 @@ def aligned(updates: PyTree, *others: PyTree, what: str) -> list[list[Any]]:
     rows = align(updates, *others)
     if rows is None:
         raise ValueError(structure_message(updates, others, what))
-    for index, (update, *rest) in enumerate(rows):
-        problem = _leaf_problem(update, rest, what)
-        if problem:
-            # Paths are made only here: on a thousand leaves they take a while.
-            path = list(leaves_with_paths(updates))[index][0]
-            raise (TypeError if is_gradient_leaf(update) else ValueError)(
-                f"Gradient '{path}' {problem}"
-            )
+    for index, (g, *rest) in enumerate(rows):
+        if g is not None:
+            _check_fits(LeafPath(updates, index), g, rest, what)
     return rows
 
 
@@ -99,10 +76,7 @@ def structure_message(updates: PyTree, others: tuple[PyTree, ...], what: str) ->
     for other in others:
         want = {path for path, _ in leaves_with_paths(other)}
         if want != have:
-            parts = {
-                "missing": sorted(want - have),
-                "not known": sorted(have - want),
-            }
+            parts = {"missing": sorted(want - have), "not known": sorted(have - want)}
             listed = "; ".join(
                 f"{name}: {', '.join(paths[:5])}{' ...' if len(paths) > 5 else ''}"
                 for name, paths in parts.items()
@@ -120,22 +94,22 @@ def structure_message(updates: PyTree, others: tuple[PyTree, ...], what: str) ->
     )
 
 
-def _leaf_problem(update: Any, others: list[Any], what: str) -> str:
-    if update is None:
-        return ""
-    if is_gradient_leaf(update):
-        return _wants_arrays(update)
-    shape = jnp.shape(update)
+def _check_fits(path: LeafPath, g: Any, others: list[Any], what: str) -> None:
+    if is_gradient_leaf(g):
+        raise TypeError(
+            f"Gradient '{path}' is {g!r}, and this transformation takes arrays: wrap it, "
+            "alone or with the chain that it is in, in `sparse.lazy`."
+        )
+    shape = jnp.shape(g)
     for other in others:
         if other is None:
-            return (
-                f"is an array of shape {shape}, but the {what} have None there: this "
-                "leaf was None when `tx.init` was called."
+            raise ValueError(
+                f"Gradient '{path}' is an array of shape {shape}, but the {what} have "
+                "None there: this leaf was None when `tx.init` was called."
             )
         if shape != jnp.shape(other):
-            return (
-                f"has shape {shape}, the {what} have shape {jnp.shape(other)} there: "
-                "call `tx.init` again for parameters of another shape, or give the "
-                "gradient of the loss, not of a batch."
+            raise ValueError(
+                f"Gradient '{path}' has shape {shape}, the {what} have shape "
+                f"{jnp.shape(other)} there: call `tx.init` again for parameters of "
+                "another shape, or give the gradient of the loss, not of a batch."
             )
-    return ""

@@ -76,12 +76,25 @@ def named_sharding(x: Any) -> jax.NamedSharding | None:
     return sharding
 
 
+def explicit_sharding(x: Any) -> jax.NamedSharding | None:
+    """The sharding of an array where shardings are a part of types, else None."""
+    sharding = jax.typeof(x).sharding
+    return sharding if sharding.mesh.explicit_axes else None
+
+
 def sharded_like(x: jax.Array, like: Any) -> jax.Array:
     """``x`` sharded as ``like`` is, where shardings are a part of types."""
-    sharding = jax.typeof(like).sharding
-    if not sharding.mesh.explicit_axes or jax.typeof(x).sharding == sharding:
+    sharding = explicit_sharding(like)
+    if sharding is None or jax.typeof(x).sharding == sharding:
         return x
     return jax.reshard(x, sharding)
+
+
+def whole_rows(sharding: jax.NamedSharding | None) -> jax.NamedSharding | None:
+    """The sharding of some rows of an array: every device has all of them."""
+    if sharding is None:
+        return None
+    return jax.NamedSharding(sharding.mesh, jax.P(None, *sharding.spec[1:]))
 
 
 def varying_seed(seed: jax.Array, x: Any) -> jax.Array:

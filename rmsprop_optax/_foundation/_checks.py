@@ -4,10 +4,11 @@ Values are checked where an optimizer is built. What may be traced is checked on
 while it is concrete: a tracer passes.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ import numpy as np
 import optax
 
 from rmsprop_optax._foundation._types import Tracer
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _concrete_scalar(name: str, value: Any, kind: str) -> float | None:
@@ -36,7 +40,6 @@ def _concrete_scalar(name: str, value: Any, kind: str) -> float | None:
 
 
 def is_real(dtype: Any) -> bool:
-    """A floating dtype or one of integers."""
     return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
 
 
@@ -112,21 +115,8 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def check_name(name: str, value: Any) -> None:
-    """A string that is not empty."""
     if not isinstance(value, str) or not value:
         raise TypeError(f"`{name}` must be a string that is not empty, got {value!r}.")
-
-
-def check_at_most_one(options: Mapping[str, Any]) -> None:
-    """Of arguments that exclude each other, at most one is not None."""
-    present = {name: value for name, value in options.items() if value is not None}
-    if len(present) > 1:
-        names = ", ".join(f"`{name}`" for name in options)
-        received = ", ".join(f"{name}={value!r}" for name, value in present.items())
-        raise ValueError(
-            f"At most one of {names} can be given, got {received}. To clip twice, "
-            "chain the clipping transforms yourself, before `rmsprop`."
-        )
 
 
 def check_has_effect(name: str, value: Any, default: Any, needed: str) -> None:
@@ -166,7 +156,6 @@ def count_required_arguments(name: str, function: Callable[..., Any]) -> int:
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
-    """One of a few words."""
     if not isinstance(value, str) or value not in choices:
         listed = " or ".join(f'"{choice}"' for choice in choices)
         raise ValueError(f"`{name}` must be {listed}, got {value!r}.")
@@ -250,7 +239,6 @@ def checked_inner(
 
 
 def check_function(name: str, value: Any) -> None:
-    """What can be called."""
     if not callable(value):
         raise TypeError(f"`{name}` must be a function, got {value!r}.")
 
@@ -265,3 +253,37 @@ def check_names(name: str, value: Any, *, optional: bool = False) -> list[Any]:
             f"{value!r}."
         )
     return names
+
+
+_factories: dict[str, list[str]] = {}
+
+
+def factory(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator for the function that users know as ``name``.
+
+    People come with the argument names of another framework. A call with an unknown
+    keyword argument is a TypeError that names the factories which take it.
+    """
+
+    def decorate(fn: Callable[P, R]) -> Callable[P, R]:
+        known = _factories[name] = list(inspect.signature(fn).parameters)
+
+        @functools.wraps(fn)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for argument in kwargs:
+                if argument not in known:
+                    raise TypeError(_message(name, argument))
+            return fn(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def _message(name: str, argument: str) -> str:
+    takers = [f"`{other}`" for other, known in _factories.items() if argument in known]
+    hint = f" {', '.join(takers)} {'have' if takers[1:] else 'has'} it." if takers else ""
+    return (
+        f"`{name}` has no argument `{argument}`.{hint} "
+        f"Those of `{name}` are {', '.join(_factories[name])}."
+    )

@@ -7,17 +7,13 @@ import jax
 import jax.numpy as jnp
 
 
-class GradientDtypeError(TypeError):
-    """A gradient is of a dtype that can't be trained with."""
-
-
 @functools.cache
 def wide_dtype(dtype: Any) -> jnp.dtype:
     """``dtype``, or float32 where that is wider."""
     dtype = jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.inexact):
         name = "float0" if dtype == jax.dtypes.float0 else dtype.name
-        raise GradientDtypeError(
+        raise TypeError(
             f"Gradients must be floating-point or complex, got {name} (float0 is the "
             "gradient of an integer): give None for a leaf that is not trained."
         )

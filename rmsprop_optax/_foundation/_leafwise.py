@@ -13,10 +13,8 @@ from rmsprop_optax._foundation._alignment import (
     PARAMS,
     aligned,
     check_parameters,
-    complex_message,
 )
 from rmsprop_optax._foundation._dtypes import (
-    GradientDtypeError,
     cast,
     common_dtype,
     leaf_dtype,
@@ -24,7 +22,7 @@ from rmsprop_optax._foundation._dtypes import (
     real_dtype,
     wide_dtype,
 )
-from rmsprop_optax._foundation._trees import is_leaf, leaves_with_paths, rebuild
+from rmsprop_optax._foundation._trees import LeafPath, is_leaf, rebuild
 from rmsprop_optax._foundation._types import PyTree, Scalar, Tracer
 
 
@@ -69,18 +67,32 @@ def map_moments(
         weights = [(p,) for _, p in aligned(updates, params, what=PARAMS)]
     if beside is not None:
         weights = [(x,) for x in jax.tree.leaves(beside, is_leaf=is_leaf)]
-    apply = _TracedOnce(
-        partial(_apply, rule), [(*row, *p) for row, p in zip(rows, weights, strict=True)]
-    )
+    kinds: list[Any] = []
+    for leaves in ((*row, *p) for row, p in zip(rows, weights, strict=True)):
+        is_traced = all(isinstance(x, Tracer) for x in leaves)
+        kinds.append(tuple(map(jax.typeof, leaves)) if is_traced else None)
+    counts = Counter(kind for kind in kinds if kind is not None)
+    plain = partial(_apply, rule)
+    # Tracing a rule again for each of 1,000 leaves took most of the time of tracing a
+    # step. A leaf whose type no other has, and one that is not traced at all, is computed
+    # as it is: a call costs more there than it saves.
+    traced = jax.jit(plain, inline=True)
     columns = []
     for index, ((g, *old), p) in enumerate(zip(rows, weights, strict=True)):
+        path = LeafPath(updates, index)
+        apply = traced if counts[kinds[index]] > 1 else plain
         try:
-            columns.append(apply(g, old, p))
-        except GradientDtypeError as error:
-            path = list(leaves_with_paths(updates))[index][0]
-            raise TypeError(f"Gradient '{path}': {error}") from None
-        if g is not None and not all(map(_can_hold, old, columns[-1][1:])):
-            raise TypeError(complex_message(updates, index))
+            update, *new = apply(g, old, p)
+        except Exception as error:
+            error.args = (f"Gradient '{path}': {error}",)
+            raise
+        if g is not None and not all(map(_can_hold, old, new)):
+            raise TypeError(
+                f"Gradient '{path}' is {leaf_dtype(g)}, but its moment is real: the "
+                "parameter was real when `tx.init` was called. Take the gradient's real "
+                "part, or make the parameter complex."
+            )
+        columns.append((update, *new))
     return tuple(
         rebuild(updates, [column[i] for column in columns])
         for i in range(len(moments) + 1)
@@ -99,31 +111,6 @@ def wide_leaves(updates: PyTree) -> list[jax.Array]:
     """The gradients that are not None, in float32 or wider: for a rule on all of them."""
     leaves = jax.tree.leaves(updates, is_leaf=is_leaf)
     return [cast(g, wide_dtype(leaf_dtype(g))) for g in leaves if g is not None]
-
-
-class _TracedOnce:
-    """A function of arrays that is traced once for all leaves of one type.
-
-    Tracing a rule again for each of 1,000 leaves took most of the time of tracing a step.
-    A leaf whose type no other has, and one that is not traced at all, is computed as it
-    is: a call costs more there than it saves.
-    """
-
-    def __init__(self, fn: Callable[..., Any], leaves: list[tuple[Any, ...]]) -> None:
-        self._fn, self._traced = fn, jax.jit(fn, inline=True)
-        self._counts = Counter(map(_types, leaves))
-
-    def __call__(self, g: Any, old: list[Any], params: tuple[Any, ...]) -> Any:
-        types = _types((g, *old, *params))
-        is_shared = types is not None and self._counts[types] > 1
-        return (self._traced if is_shared else self._fn)(g, old, params)
-
-
-def _types(leaves: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The types of arrays that are all traced, else None."""
-    if not all(isinstance(x, Tracer) for x in leaves):
-        return None
-    return tuple(map(jax.typeof, leaves))
 
 
 def _apply(

@@ -67,7 +67,6 @@ def as_decay(name: str, value: Scalar | Schedule) -> Rate:
 
 
 def is_schedule(name: str, value: Any) -> bool:
-    """Whether ``value`` is a function of the step."""
     return callable(value) and count_required_arguments(name, value) == 1
 
 

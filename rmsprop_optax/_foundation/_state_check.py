@@ -6,12 +6,14 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rmsprop_optax._foundation._dtypes import common_dtype, leaf_dtype
 from rmsprop_optax._foundation._trees import (
     Keys,
     align,
+    children_of,
     eval_shape,
     is_inexact,
     is_leaf,
@@ -98,17 +100,13 @@ def _parameters(updates: PyTree, params: PyTree) -> list[Any] | None:
     found = []
     for g, p in rows:
         if params is None:
-            p = None if g is None else jax.ShapeDtypeStruct(_shape(g), leaf_dtype(g))
+            p = None if g is None else jax.ShapeDtypeStruct(np.shape(g), leaf_dtype(g))
         elif not is_inexact(p):
             p = None
-        elif g is not None and jnp.shape(p) != _shape(g):
+        elif g is not None and jnp.shape(p) != np.shape(g):
             return None
         found.append(p)
     return found
-
-
-def _shape(g: Any) -> tuple[int, ...]:
-    return g.shape if hasattr(g, "shape") else jnp.shape(g)
 
 
 def _difference(
@@ -118,7 +116,7 @@ def _difference(
     if expected is None or state is None or jax.tree_util.all_leaves([expected]):
         found = problem(expected, state)
         return found and f"'{path_of(keys)}' {found}"
-    (wanted, wants), (children, has) = map(_children, (expected, state))
+    (wanted, wants), (children, has) = map(children_of, (expected, state))
     if wants != has:
         return f"'{path_of(keys)}' is {_kind(state)}, not {_kind(expected)}"
     for (key, child), (_, other) in zip(wanted, children, strict=True):
@@ -126,12 +124,6 @@ def _difference(
         if found:
             return found
     return ""
-
-
-def _children(node: Any) -> tuple[list[tuple[Keys, Any]], Any]:
-    return jax.tree_util.tree_flatten_with_path(
-        node, is_leaf=lambda child: child is not node
-    )
 
 
 def _kind(node: Any) -> str:

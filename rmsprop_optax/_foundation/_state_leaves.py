@@ -15,6 +15,7 @@ import optax
 from rmsprop_optax._foundation._state_fields import Holds, holds
 from rmsprop_optax._foundation._trees import (
     Keys,
+    children_of,
     is_box,
     is_inexact,
     is_leaf,
@@ -143,16 +144,13 @@ def _fits(params: Any, node: Any) -> bool:
     """Whether a node has the node types and keys of the parameters, as far as they go."""
     if _is_one(params) or isinstance(node, optax.MaskedNode):
         return True
-    (wanted, wants), (children, has) = map(_children, (params, node))
-    return bool(wanted) and wants == has and all(map(_fits, wanted, children))
+    (wanted, wants), (children, has) = map(children_of, (params, node))
+    pairs = zip(wanted, children, strict=False)
+    return bool(wanted) and wants == has and all(_fits(p, x) for (_, p), (_, x) in pairs)
 
 
 def _is_one(params: Any) -> bool:
     return is_leaf(params) or is_box(params) or jax.tree_util.all_leaves([params])
-
-
-def _children(node: Any) -> tuple[list[Any], Any]:
-    return jax.tree.flatten(node, is_leaf=lambda child: child is not node)
 
 
 def _class_and_field(state: PyTree, keys: Keys) -> tuple[type | None, str]:
@@ -161,10 +159,7 @@ def _class_and_field(state: PyTree, keys: Keys) -> tuple[type | None, str]:
     for key in keys:
         if isinstance(key, jax.tree_util.GetAttrKey):
             kind, field = type(state), key.name
-        children, _ = jax.tree_util.tree_flatten_with_path(
-            state, is_leaf=lambda child, parent=state: child is not parent
-        )
-        state = next(child for (found,), child in children if found == key)
+        state = next(x for (found,), x in children_of(state)[0] if found == key)
     return kind, field
 
 

@@ -29,15 +29,12 @@ class GradientLeaf(Protocol):
 
     def map_values(self, fn: Callable[[Any], Any]) -> Any:
         """The same leaf with ``fn(values)`` as its values."""
-        ...
 
     def zeros_like(self) -> Any:
         """A leaf of the same structure that changes nothing."""
-        ...
 
     def mean_over_devices(self, axis_name: Any) -> Any:
         """The mean of the leaves of all devices along a mapped axis."""
-        ...
 
 
 def is_gradient_leaf(node: Any) -> bool:
@@ -133,6 +130,13 @@ def leaves_with_keys(
     return found
 
 
+def children_of(node: Any) -> tuple[list[tuple[Keys, Any]], Any]:
+    """What is directly in a node, each behind its key, and the node's structure."""
+    return jax.tree_util.tree_flatten_with_path(
+        node, is_leaf=lambda child: child is not node
+    )
+
+
 def map_with_keys(
     fn: Callable[..., Any],
     tree: PyTree,
@@ -168,6 +172,16 @@ def leaves_with_paths(tree: PyTree) -> Iterator[tuple[str, Any]]:
     """Each leaf of ``tree`` behind its path as a string, None included."""
     for keys, leaf in leaves_with_keys(tree):
         yield path_of(keys), leaf
+
+
+class LeafPath:
+    """The path of a leaf, made only when an error is written: a thousand take a while."""
+
+    def __init__(self, tree: PyTree, index: int) -> None:
+        self._tree, self._index = tree, index
+
+    def __str__(self) -> str:
+        return path_of(leaves_with_keys(self._tree)[self._index][0])
 
 
 def align(tree: PyTree, *others: PyTree) -> list[list[Any]] | None:

@@ -1,26 +1,42 @@
 """What comes from elsewhere: every array checked, every error with its key."""
 
+import importlib
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmsprop_optax._foundation._checks import check_whole_number
-
 Convert = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 
 
-class Place(NamedTuple):
-    """Where the arrays of one parameter go: its path, and what fits there."""
+class RefusedError(ValueError):
+    """For what can be read, and is not what was asked for."""
 
-    path: str
-    like: np.ndarray | jax.ShapeDtypeStruct
-    convert: Callable[[np.ndarray], np.ndarray] | None
+
+def imported(name: str, need: str) -> Any:
+    """A module that is optional, or an error that says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise ImportError(f"{need}: pip install {package}") from error
+
+
+@contextmanager
+def reading(file: str, kind: str = "") -> Iterator[None]:
+    """Any error in the block names the file: ``kind`` says what it should be."""
+    try:
+        yield
+    except (FileNotFoundError, RefusedError):
+        raise
+    except Exception as error:  # every library has many for a damaged file
+        raise ValueError(f"{file} can't be read{kind}: {error}") from error
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -42,7 +58,6 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def as_number(value: Any, key: str, kind: str = "a finite number of at least 0") -> float:
-    """The number under ``key``."""
     size = math.prod(getattr(value, "shape", ()))  # before anything is allocated
     number = as_array(value) if size == 1 else np.asarray(np.nan)
     if number.dtype.kind not in "iuf" or not 0 <= number.item() < math.inf:
@@ -58,12 +73,6 @@ def as_count(value: Any, key: str) -> int:
     return int(number)
 
 
-def check_step(step: int | None) -> None:
-    """A count of updates that int32 holds, or None."""
-    if step is not None:
-        check_whole_number("step", step, least=0)
-
-
 def check_archive(path: str) -> None:
     """A zip file, if it is one, is stored as frameworks do, and whole.
 
@@ -71,49 +80,68 @@ def check_archive(path: str) -> None:
     """
     if not zipfile.is_zipfile(path):
         return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-            compressed = size > os.path.getsize(path)
-            damaged = None if compressed else archive.testzip()
-    except Exception as error:  # zipfile has many for a damaged file
-        raise ValueError(f"The file {path!r} can't be read: {error}") from error
-    if compressed:
-        raise ValueError(
-            f"The file {path!r} is compressed, unlike a framework's own. It was not read."
-        )
-    if damaged is not None:
-        raise ValueError(f"The file {path!r} can't be read: {damaged!r} is damaged.")
+    with reading(f"The file {path!r}"), zipfile.ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if size > os.path.getsize(path):
+            raise RefusedError(
+                f"The file {path!r} is compressed, unlike a framework's own. It was not "
+                "read."
+            )
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged!r} is damaged.")
 
 
-def checked_array(
-    value: Any, key: str, place: Place, *, square: bool = False
-) -> np.ndarray:
-    """The array under ``key``, once it is certain that it belongs in ``place``."""
-    shape = tuple(np.shape(value))
-    if math.prod(shape) != place.like.size:  # before anything is allocated
-        raise _wrong_shape(key, shape, place)
-    try:
-        array = as_array(value)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
-    if array.dtype.kind not in "fc":
-        raise ValueError(f"{key} must hold floating-point numbers, got {array.dtype}.")
-    if place.convert is not None:
-        array = np.asarray(place.convert(array))
-    if array.shape != place.like.shape:
-        raise _wrong_shape(key, array.shape, place)
-    if not np.isfinite(array).all():
-        at = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise ValueError(f"{key} holds {array[tuple(at)]} at {at}: this run is broken.")
-    if square and min(np.real(array).min(initial=0), np.imag(array).min(initial=0)) < 0:
-        raise ValueError(f"{key} is a mean of squares, and holds numbers below 0.")
-    if np.finfo(array.dtype).bits > np.finfo(place.like.dtype).bits:
-        raise ValueError(
-            f"{key} is {array.dtype}, '{place.path}' is kept in {place.like.dtype}, "
-            "which would lose digits: turn on `jax_enable_x64`, or cast it in `convert`."
+class Place(NamedTuple):
+    """Where the arrays of one parameter go: its path, and what fits there."""
+
+    path: str
+    like: np.ndarray | jax.ShapeDtypeStruct
+    convert: Callable[[np.ndarray], np.ndarray] | None
+
+    def converted(self, array: np.ndarray) -> np.ndarray:
+        """An array in the layout of the other side."""
+        return array if self.convert is None else np.asarray(self.convert(array))
+
+    def taken(self, value: Any, key: str, *, square: bool = False) -> np.ndarray:
+        """The array under ``key``, once it is certain that it belongs here."""
+        shape = tuple(np.shape(value))
+        if math.prod(shape) != self.like.size:  # before anything is allocated
+            raise self._wrong_shape(key, shape)
+        try:
+            array = as_array(value)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+        if array.dtype.kind not in "fc":
+            raise ValueError(
+                f"{key} must hold floating-point numbers, got {array.dtype}."
+            )
+        array = self.converted(array)
+        if array.shape != self.like.shape:
+            raise self._wrong_shape(key, array.shape)
+        if not np.isfinite(array).all():
+            at = np.argwhere(~np.isfinite(array))[0].tolist()
+            raise ValueError(
+                f"{key} holds {array[tuple(at)]} at {at}: this run is broken."
+            )
+        parts = (np.real, np.imag) if square else ()
+        if any(part(array).min(initial=0) < 0 for part in parts):
+            raise ValueError(f"{key} is a mean of squares, and holds numbers below 0.")
+        if np.finfo(array.dtype).bits > np.finfo(self.like.dtype).bits:
+            raise ValueError(
+                f"{key} is {array.dtype}, '{self.path}' is kept in {self.like.dtype}, "
+                "which would lose digits: turn on `jax_enable_x64`, or cast it in "
+                "`convert`."
+            )
+        return cast(array, self.like.dtype, key, f"'{self.path}'")
+
+    def _wrong_shape(self, key: str, shape: tuple[int, ...]) -> ValueError:
+        return ValueError(
+            f"{key} has shape {shape}, the parameter '{self.path}' has shape "
+            f"{self.like.shape}. If it is another parameter, give `order` (of TensorFlow "
+            "1: `names`); if its axes are in another order, give `convert`, such as "
+            f"{{{self.path!r}: np.transpose}}."
         )
-    return cast(array, place.like.dtype, key, f"'{place.path}'")
 
 
 def cast(array: np.ndarray, dtype: Any, what: str, where: str) -> np.ndarray:
@@ -149,20 +177,6 @@ def cast_like(array: Any, like: Any, what: str, where: str) -> jax.Array:
     return new if sharding is None else jax.device_put(new, sharding)
 
 
-def _wrong_shape(key: str, shape: tuple[int, ...], place: Place) -> ValueError:
-    return ValueError(
-        f"{key} has shape {shape}, the parameter '{place.path}' has shape "
-        f"{place.like.shape}. If it is another parameter, give `order` (of TensorFlow 1: "
-        "`names`); if its axes are in another order, give `convert`, such as "
-        f"{{{place.path!r}: np.transpose}}."
-    )
-
-
-def in_their_layout(array: np.ndarray, place: Place) -> np.ndarray:
-    """An array of ours as the framework lays it out."""
-    return array if place.convert is None else np.asarray(place.convert(array))
-
-
 def check_keys(
     keys: Iterable[Any], known: Sequence[Any], needed: Sequence[Any], where: str
 ) -> None:
@@ -181,13 +195,10 @@ def check_keys(
 
 def check_slot(slot: str, theirs: bool, ours: bool, where: str) -> None:
     """Both sides have this slot, or neither."""
-    if theirs and not ours:
+    if theirs != ours:
+        holds = f"{where} holds {slot}, and the optimizer state has no place for it"
+        lacks = f"{where} lacks {slot}, which the optimizer state needs"
         raise ValueError(
-            f"{where} holds {slot}, and the optimizer state has no place for it: build "
-            "the transformation with the options that the run had."
-        )
-    if ours and not theirs:
-        raise ValueError(
-            f"{where} lacks {slot}, which the optimizer state needs: build the "
-            "transformation with the options that the run had."
+            f"{holds if theirs else lacks}: build the transformation with the options "
+            "that the run had."
         )

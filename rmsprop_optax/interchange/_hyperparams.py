@@ -21,13 +21,11 @@ from rmsprop_optax.interchange._slots import Slots, parameters_like
 
 Configs = Mapping[str, RmspropConfig]
 
-_DECAY = ("coupled_decay", "weight_decay", "weight_decay_mask", "decay_rate")
-_NO_DECAY: dict[str, Any] = dict.fromkeys(_DECAY)
 # What a dialect decides by its formula, and a run may not differ in.
 _FORMULA = ("eps_in_sqrt", "nesterov", "maximize", "cautious", "coupled_decay")
 _FORMULA += ("weight_decay", "decay_rate")
 # What has no effect on the rest of a run, or is compared by the state (`lr_in_momentum`).
-_NOT_COMPARED = {"source", "arguments", "exclusive_clips", "name", "lr_in_momentum"}
+_NOT_COMPARED = {"source", "names", "exclusive_clips", "rates", "name", "lr_in_momentum"}
 _NOT_COMPARED |= {"initial_scale", "ema_from_initial", "split_complex", "moment_storage"}
 _NOT_COMPARED |= {"weight_decay_mask", "accumulate_rows", "skip_nonfinite", "axis_name"}
 _OPTIONS = [f.name for f in fields(RmspropConfig) if f.name not in _NOT_COMPARED]
@@ -52,10 +50,12 @@ def configurations(
     check_transformation("tx", tx)
     found: dict[str, RmspropConfig] = {}
     params = parameters_like(opt_state)
+    decay = ("coupled_decay", "weight_decay", "weight_decay_mask", "decay_rate")
+    without: dict[str, Any] = dict.fromkeys(decay)
 
     def add(config: RmspropConfig, paths: list[str]) -> None:
         excluded = _excluded(config, params)
-        alone = replace(config, **_NO_DECAY)
+        alone = replace(config, **without)
         found.update({path: alone if path in excluded else config for path in paths})
 
     visit_configurations(tx, params, add, opt_state)
@@ -142,7 +142,9 @@ def compare(
         on = needed is None or is_on(getattr(config, needed))
         if not known or not on or {name, names.get(needed or option)} & set(ignored):
             continue
-        theirs, ours = getattr(run.config, option), _known(getattr(config, option))
+        theirs, ours = getattr(run.config, option), getattr(config, option)
+        if isinstance(ours, jax.Array) and not isinstance(ours, Tracer):
+            ours = np.asarray(ours).item()
         if option == "decay_rate":  # whether there is one: it depends on rates of before
             theirs, ours = theirs is not None, ours is not None
         if callable(ours) or isinstance(ours, Tracer) or _same(theirs, ours):
@@ -171,12 +173,6 @@ def _arguments(dialect: str, config: RmspropConfig) -> dict[str, str]:
     return {
         o: n for o, n in named.items() if n in theirs and (n != o or n not in renamed)
     }
-
-
-def _known(ours: Any) -> Any:
-    """A number of the state as one of Python's."""
-    array = isinstance(ours, jax.Array) and not isinstance(ours, Tracer)
-    return np.asarray(ours).item() if array else ours
 
 
 def _same(theirs: Any, ours: Any) -> bool:

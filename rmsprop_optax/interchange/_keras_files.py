@@ -7,12 +7,17 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 
-from rmsprop_optax.interchange._foreign import check_archive
+from rmsprop_optax.interchange._foreign import (
+    RefusedError,
+    check_archive,
+    imported,
+    reading,
+)
 
 _WEIGHTS = "model.weights.h5"
 _GROUP = "optimizer/vars"
@@ -21,17 +26,17 @@ _NO_LAYERS = ("vars", "optimizer")
 
 def read_variables(path: str, largest: int) -> list[np.ndarray]:
     """The arrays under `optimizer/vars`, by number, of at most ``largest`` values."""
-    with _opened(path, io.BytesIO(_read(path)), "r") as (h5py, file):
-        return [_array(dataset, path, largest) for dataset in _datasets(h5py, file, path)]
+    with _opened(path, io.BytesIO(_read(path)), "r") as file:
+        return [_array(dataset, path, largest) for dataset in _datasets(file, path)]
 
 
 def write_variables(path: str, arrays: Sequence[np.ndarray]) -> None:
     """Replaces the file by one with ``arrays`` under `optimizer/vars`."""
     weights = io.BytesIO(_read(path))
-    with _opened(path, weights, "r+") as (h5py, file):
-        datasets = _datasets(h5py, file, path)
+    with _opened(path, weights, "r+") as file:
+        datasets = _datasets(file, path)
         if [d.shape for d in datasets] != [np.shape(a) for a in arrays]:
-            raise _RefusedError(
+            raise RefusedError(
                 f"The file {path!r} holds optimizer variables of other shapes, "
                 f"{[d.shape for d in datasets]} against {[np.shape(a) for a in arrays]}."
             )
@@ -56,31 +61,28 @@ def read_weights(path: str, largest: int) -> dict[str, np.ndarray]:
     """The arrays of all layers by name, of at most ``largest`` values."""
     found: dict[str, np.ndarray] = {}
 
-    def read(h5py: Any, group: Any, layers: tuple[str, ...], kind: str) -> None:
+    def read(group: Any, layers: tuple[str, ...], kind: str) -> None:
         variables = group.get("vars")
         if variables is not None:
             name = str(variables.attrs.get("name", kind))
             layers = (*layers, name)
             known = _variables_of(kind)
             for number in variables:
-                dataset = _plain_dataset(h5py, variables, number, path)
+                dataset = _plain_dataset(variables, number, path)
                 last = known[int(number)] if int(number) < len(known) else number
                 full = "/".join((*layers, last))
                 if full in found:
-                    raise _RefusedError(
+                    raise RefusedError(
                         f"The file {path!r} has two weights {full!r}: give the layers "
                         "names of their own."
                     )
                 found[full] = _array(dataset, path, largest)
         for child in group:
-            # A link may point into another file.
-            link = group.get(child, getlink=True)
-            inside = isinstance(link, h5py.HardLink) and child not in _NO_LAYERS
-            if inside and isinstance(group[child], h5py.Group):
-                read(h5py, group[child], layers, child)
+            if child not in _NO_LAYERS and _is_own(group, child, _h5py().Group):
+                read(group[child], layers, child)
 
-    with _opened(path, io.BytesIO(_read(path)), "r") as (h5py, file):
-        read(h5py, file, (), "")
+    with _opened(path, io.BytesIO(_read(path)), "r") as file:
+        read(file, (), "")
     return found
 
 
@@ -96,23 +98,14 @@ def read_configuration(path: str) -> dict[str, Any]:
     """The arguments of the optimizer in a `.keras` file; weights alone have none."""
     if not zipfile.is_zipfile(path):
         return {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            compiled = json.loads(archive.read("config.json")).get("compile_config") or {}
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        compiled = json.loads(archive.read("config.json")).get("compile_config") or {}
         optimizer = compiled.get("optimizer", {})
         name, arguments = optimizer.get("class_name", "RMSprop"), optimizer.get("config")
         arguments = dict(arguments or {})
-    except Exception as error:  # of zip, JSON and whatever is in it
-        raise ValueError(
-            f"The file {path!r} can't be read as Keras's: {error}"
-        ) from error
     if name.lower() != "rmsprop":
         raise ValueError(f"The file {path!r} holds the optimizer {name}, no RMSprop.")
     return arguments
-
-
-class _RefusedError(ValueError):
-    """A file that can be read, and is not one of ours to take."""
 
 
 def _read(path: str) -> bytes:
@@ -129,43 +122,46 @@ def _read(path: str) -> bytes:
         return archive.read(_WEIGHTS)
 
 
+def _h5py() -> Any:
+    return imported("h5py", "Keras's files need h5py")
+
+
+def _reading(path: str) -> AbstractContextManager[None]:
+    return reading(f"The file {path!r}", " as Keras's")
+
+
 @contextmanager
-def _opened(path: str, weights: io.BytesIO, mode: str) -> Iterator[tuple[Any, Any]]:
-    """h5py and the opened file; any error names the file."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("Keras's files need h5py: pip install h5py") from error
-    try:
-        with h5py.File(weights, mode) as file:
-            yield h5py, file
-    except _RefusedError:
-        raise
-    except Exception as error:  # h5py has many for a damaged file
-        raise ValueError(
-            f"The file {path!r} can't be read as Keras's: {error}"
-        ) from error
+def _opened(path: str, weights: io.BytesIO, mode: str) -> Iterator[Any]:
+    """The weights as a file of h5py's; any error in the block names the file."""
+    h5py = _h5py()
+    with _reading(path), h5py.File(weights, mode) as file:
+        yield file
 
 
-def _datasets(h5py: Any, weights: Any, path: str) -> list[Any]:
+def _datasets(weights: Any, path: str) -> list[Any]:
     if _GROUP not in weights:
-        raise _RefusedError(
+        raise RefusedError(
             f"The file {path!r} holds no optimizer ({_GROUP!r}): save a compiled model "
             "after its first step."
         )
     group = weights[_GROUP]
     missing = [str(i) for i in range(len(group)) if str(i) not in group]
     if missing:
-        raise _RefusedError(f"The file {path!r} lacks {_GROUP!r} {missing}.")
-    return [_plain_dataset(h5py, group, str(i), path) for i in range(len(group))]
+        raise RefusedError(f"The file {path!r} lacks {_GROUP!r} {missing}.")
+    return [_plain_dataset(group, str(i), path) for i in range(len(group))]
 
 
-def _plain_dataset(h5py: Any, group: Any, name: str, path: str) -> Any:
-    """An array with its bytes in this file: it may point into another, by any name."""
-    link, dataset = group.get(name, getlink=True), group[name]
-    plain = isinstance(link, h5py.HardLink) and isinstance(dataset, h5py.Dataset)
-    if not plain or dataset.external or dataset.is_virtual:
-        raise _RefusedError(
+def _is_own(group: Any, name: str, kind: type) -> bool:
+    """Whether an entry is in this file: a link may point into another."""
+    link = group.get(name, getlink=True)
+    return isinstance(link, _h5py().HardLink) and isinstance(group[name], kind)
+
+
+def _plain_dataset(group: Any, name: str, path: str) -> Any:
+    """An array with its bytes in this file: it may have them in another, by any name."""
+    own, dataset = _is_own(group, name, _h5py().Dataset), group[name]
+    if not own or dataset.external or dataset.is_virtual:
+        raise RefusedError(
             f"{group.name.strip('/')}/{name} of {path!r} is not an array of its own."
         )
     return dataset
@@ -173,7 +169,7 @@ def _plain_dataset(h5py: Any, group: Any, name: str, path: str) -> Any:
 
 def _array(dataset: Any, path: str, largest: int) -> np.ndarray:
     if dataset.size > largest:  # before anything is allocated
-        raise _RefusedError(
+        raise RefusedError(
             f"{dataset.name.strip('/')} of {path!r} has shape {dataset.shape}: that is "
             "more than any parameter has."
         )

@@ -22,13 +22,7 @@ from rmsprop_optax._foundation._trees import (
     path_of,
 )
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.interchange._foreign import (
-    Convert,
-    Place,
-    cast_like,
-    checked_array,
-    in_their_layout,
-)
+from rmsprop_optax.interchange._foreign import Convert, Place, cast_like
 from rmsprop_optax.interchange._slots import Slots
 
 Order = Iterable[str | None] | Mapping[str, str] | None
@@ -280,7 +274,7 @@ def import_weights(
         name, place = by_path[path_of(keys)]
         # Weights in float32 may be rounded to a narrower parameter, as a moment is not.
         like = jax.ShapeDtypeStruct(leaf.shape, wide_dtype(leaf.dtype))
-        array = checked_array(read(name), f"`{name}`", place._replace(like=like))
+        array = place._replace(like=like).taken(read(name), f"`{name}`")
         return cast_like(array, leaf, f"`{name}`", f"'{place.path}'")
 
     return map_with_keys(put, params)
@@ -292,7 +286,7 @@ def export_weights(
     """Our values by the framework's names, in its layout and of its shapes."""
     result = {}
     for name, place in weights.items():
-        result[name] = array = in_their_layout(np.asarray(place.like), place)
+        result[name] = array = place.converted(np.asarray(place.like))
         shape = tuple(shape_of(name))
         if shape != array.shape:
             raise ValueError(

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 
+from rmsprop_optax._foundation._checks import check_whole_number
 from rmsprop_optax._foundation._dtypes import cast, wide_dtype
 from rmsprop_optax._foundation._trees import (
     Keys,
@@ -79,6 +80,16 @@ class Slots(NamedTuple):
             )
         return found.pop() if found else None
 
+    def check_rate_place(self, inside: bool, framework: str, dialect: str) -> None:
+        """The momentum of both sides has the learning rate in it, or neither's has."""
+        if self.lr_in_trace is not None and self.lr_in_trace != inside:
+            has, has_not = ("inside", "outside") if inside else ("outside", "inside")
+            raise ValueError(
+                f"The momentum of {framework} has the learning rate {has}, that of the "
+                f"optimizer state {has_not}: they are different quantities. Use "
+                f"`dialects.{dialect}`."
+            )
+
 
 _SECONDS = (optax.ScaleByRmsState, ScaleByStddevState)
 _NODES = (
@@ -103,14 +114,11 @@ def read(opt_state: PyTree) -> Slots:
     """The slots of a state, as NumPy arrays of the dtypes in which they are kept."""
     leaves: dict[str, Leaves] = {}
     rest: dict[str, Any] = {"updates": None, "micro": 0, "calls": None}
-    order: list[str] = []
     for node, lr_inside in _in_order(opt_state):
         match node:
             case optax.ScaleByRmsState():
-                order = order or _all_paths(node.nu)
                 _collect(leaves, "nu", node.nu)
             case ScaleByStddevState():
-                order = order or _all_paths(node.nu)
                 mu = _collect(leaves, "mu", node.mu)
                 _collect(leaves, "nu", node.nu, lambda n, w, mu=mu: mean_square(w, mu[n]))
             case ScaleByRmsWithCountState() | ScaleByStddevWithCountState():
@@ -143,7 +151,11 @@ def read(opt_state: PyTree) -> Slots:
         )
     if rest["updates"] is None and "acc_grads" not in leaves:
         rest["updates"] = rest["calls"]
-    leaves["nu"] = _in_order_of(order, leaves["nu"])
+    # In the order of the parameters: `optax.partition` sorts its groups by label.
+    paths = [path for path, _ in _moments(parameters_like(opt_state))]
+    rank = {path: i for i, path in enumerate(paths)}
+    in_order = sorted(leaves["nu"], key=lambda path: rank.get(path, len(rank)))
+    leaves["nu"] = {path: leaves["nu"][path] for path in in_order}
     return Slots(**leaves, **rest)
 
 
@@ -161,8 +173,15 @@ _REMEDIES = {
 }
 
 
-def read_for(framework: str, opt_state: PyTree, holds: tuple[type, ...] = ()) -> Slots:
-    """The slots of a state, or an error that says what ``framework`` cannot hold."""
+def read_for(
+    framework: str, opt_state: PyTree, step: int | None, holds: tuple[type, ...] = ()
+) -> Slots:
+    """The slots of a state, or an error that says what ``framework`` cannot hold.
+
+    Where ``step`` is given, this is its count of updates.
+    """
+    if step is not None:
+        check_whole_number("step", step, least=0)
     current = read(opt_state)
     for node in nodes(opt_state):
         kind = type(node)
@@ -183,18 +202,7 @@ def read_for(framework: str, opt_state: PyTree, holds: tuple[type, ...] = ()) ->
                 f"{framework} has a second moment for each part of a complex parameter, "
                 f"the state has one for both parts of {shared}: use `dialects.torch`."
             )
-    return current
-
-
-def check_rate_place(current: Slots, inside: bool, framework: str, dialect: str) -> None:
-    """The momentum of both sides has the learning rate in it, or neither's has."""
-    if current.lr_in_trace is not None and current.lr_in_trace != inside:
-        has, has_not = ("inside", "outside") if inside else ("outside", "inside")
-        raise ValueError(
-            f"The momentum of {framework} has the learning rate {has}, that of the "
-            f"optimizer state {has_not}: they are different quantities. Use "
-            f"`dialects.{dialect}`."
-        )
+    return current if step is None else current._replace(updates=step)
 
 
 def write(opt_state: PyTree, slots: Slots) -> PyTree:
@@ -208,7 +216,7 @@ def write(opt_state: PyTree, slots: Slots) -> PyTree:
             case optax.ScaleByRmsState():
                 return optax.ScaleByRmsState(_fill_moments(node.nu, nu))
             case ScaleByStddevState():
-                spread = {n: variance(nu[n], mu[n]) for n, _ in _parameters(node.nu)}
+                spread = {n: variance(nu[n], mu[n]) for n, _ in _moments(node.nu)}
                 return ScaleByStddevState(
                     _fill_moments(node.mu, mu), _fill_moments(node.nu, spread)
                 )
@@ -258,7 +266,8 @@ def _merge(groups: list[Any]) -> Any:
         children, structure = jax.tree.flatten(node, is_leaf=inside)
         columns.append(children)
         structures.append(structure)
-    if jax.tree_util.treedef_is_leaf(structures[0]):
+    alike = all(structure == structures[0] for structure in structures)
+    if not alike or jax.tree_util.treedef_is_leaf(structures[0]):
         return there[0]
     merged = [_merge(list(column)) for column in zip(*columns, strict=True)]
     return structures[0].unflatten(merged)
@@ -310,43 +319,13 @@ def _inject(node: Any, slots: Slots) -> Any:
 
 def _trained_by(node: Any) -> list[str]:
     """The paths of the parameters whose moments are inside of a state."""
-    held: dict[str, Leaves] = {}
-    for inner, _ in _in_order(node.inner_state):
-        if isinstance(inner, _SECONDS):
-            _collect(held, "nu", inner.nu)
-    return list(held.get("nu", ()))
+    inside = [x for x in nodes(node.inner_state) if isinstance(x, _SECONDS)]
+    return [path for inner in inside for path, _ in _moments(inner.nu)]
 
 
-def _is_parameter(node: Any) -> bool:
-    return node is None or isinstance(node, optax.MaskedNode)
-
-
-def _all_paths(moments: PyTree) -> list[str]:
-    """The paths of all parameters, those too that another group of a partition has."""
-    leaves = leaves_with_keys(moments, _is_parameter)
-    return [path_of(keys) for keys, _ in leaves]
-
-
-def _in_order_of(order: list[str], leaves: Leaves) -> Leaves:
-    """In the order of the parameters: `optax.partition` sorts its groups by label.
-
-    A whole layer of another group may be one node, of which ``order`` has the path.
-    """
-    place = {path: i for i, path in enumerate(order)}
-
-    def rank(path: str) -> int:
-        while path and path not in place:
-            path = path.rpartition("/")[0]
-        return place.get(path, len(place))
-
-    return dict(sorted(leaves.items(), key=lambda item: rank(item[0])))
-
-
-def _parameters(moments: PyTree) -> Iterator[tuple[str, Any]]:
+def _moments(tree: PyTree) -> Iterator[tuple[str, Any]]:
     """Each moment there is behind the path of its parameter."""
-    for keys, node in leaves_with_keys(moments, _is_parameter):
-        if not _is_parameter(node):
-            yield path_of(keys), node
+    return ((path_of(keys), x) for keys, x in leaves_with_keys(tree, is_leaf=None))
 
 
 def _collect(
@@ -356,7 +335,7 @@ def _collect(
     change: Callable[[str, np.ndarray], np.ndarray] = lambda _, array: array,
 ) -> Leaves:
     leaves = found.setdefault(slot, {})
-    for path, node in _parameters(moments):
+    for path, node in _moments(moments):
         if path in leaves:
             raise ValueError(
                 f"The state holds two {slot} for the parameter '{path}': give the state "
@@ -369,12 +348,10 @@ def _collect(
 
 def _fill_moments(moments: PyTree, leaves: Leaves) -> PyTree:
     def put(keys: Keys, node: Any) -> Any:
-        if _is_parameter(node):
-            return node
         path = path_of(keys)
         return cast_like(leaves[path], node, f"'{path}' of the run", "its moment here")
 
-    return map_with_keys(put, moments, is_leaf=_is_parameter)
+    return map_with_keys(put, moments)
 
 
 def _count_like(count: Any, new: int | None) -> Any:

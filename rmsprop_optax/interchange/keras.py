@@ -16,15 +16,7 @@ import optax
 from rmsprop_optax._config import is_on
 from rmsprop_optax._foundation._checks import check_names
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.interchange._foreign import (
-    Convert,
-    Place,
-    as_count,
-    as_number,
-    check_step,
-    checked_array,
-    in_their_layout,
-)
+from rmsprop_optax.interchange._foreign import Convert, Place, as_count, as_number
 from rmsprop_optax.interchange._hyperparams import (
     Configs,
     check_ignored,
@@ -48,14 +40,7 @@ from rmsprop_optax.interchange._matching import (
     match_parameters,
     moment_converts,
 )
-from rmsprop_optax.interchange._slots import (
-    RATE_NAMES,
-    Slots,
-    check_rate_place,
-    read,
-    read_for,
-    write,
-)
+from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, read_for, write
 from rmsprop_optax.transforms._averaging import AverageParamsState
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
 
@@ -268,23 +253,19 @@ def import_state(
     """
     current = read(opt_state)
     configs = configurations(tx, opt_state, current)
-    values, slots, where = _read(foreign, current, order, convert)
-    _compare(foreign, values, slots, where, configs, current, ignore)
+    iteration, rate, variables = _read(foreign, current, configs, order, convert, ignore)
     result: dict[str, Any] = {}
-    for (slot, i), value in zip(slots, values, strict=True):
-        if slot in _SLOTS:
-            key = f"`{_SLOTS[slot]}` of '{where[i].path}'"
-            array = checked_array(value, key, where[i], square=slot == "nu")
-            result.setdefault(slot, {})[where[i].path] = array
-    calls = as_count(values[0], _ITERATION)
+    for slot, place, value in variables:
+        key = f"`{_SLOTS[slot]}` of '{place.path}'"
+        array = place.taken(value, key, square=slot == "nu")
+        result.setdefault(slot, {})[place.path] = array
+    calls = as_count(iteration, _ITERATION)
     updates, micro = divmod(calls, _steps(current, configs))
-    rates: dict[str, dict[str, float]] = {}
-    if slots[1][0] == "learning_rate":
-        rate = as_number(values[1], _RATE)
-        rates = {
-            path: {name: rate for name in RATE_NAMES if name in injected}
-            for path, injected in (current.hyperparams or {}).items()
-        }
+    rates = {
+        path: {name: rate for name in RATE_NAMES if name in injected}
+        for path, injected in (current.hyperparams or {}).items()
+        if rate is not None
+    }
     imported = Slots(
         updates=updates, micro=micro, calls=calls, hyperparams=rates, **result
     )
@@ -327,37 +308,29 @@ def export_state(
       >>> interchange.keras.export_state(opt_state, variables, tx)
       [array(30, dtype=int32), array(0.01, dtype=float32), array([0., 0.], dtype=float32)]
     """
-    check_step(step)
     holds = (AverageParamsState, AccumulateGradientsState)
-    current = read_for("Keras's RMSprop", opt_state, holds)
+    current = read_for("Keras's RMSprop", opt_state, step, holds)
     configs = configurations(tx, opt_state, current)
-    likes, slots, where = _read(like, current, order, convert)
-    _compare(like, likes, slots, where, configs, current, ignore)
-    result = []
-    for (slot, i), old in zip(slots, likes, strict=True):
-        if slot == "iteration":
-            k = _steps(current, configs)
-            known = current.updates if step is None else step
-            if known is not None:
-                calls = known * k + current.micro
-            elif current.calls is not None:  # the average of the weights counts calls
-                calls = current.calls
-            else:
-                calls = as_count(old, _ITERATION) // k * k + current.micro
-            result.append(np.asarray(calls, np.int32))
-        elif slot == "learning_rate":
-            rate = current.learning_rate
-            rate = as_number(old, _RATE) if rate is None else rate
-            result.append(np.asarray(rate, np.float32))
-        else:
-            path = where[i].path
-            array = in_their_layout(getattr(current, slot)[path], where[i])
-            if array.shape != np.shape(old):
-                raise ValueError(
-                    f"`{_SLOTS[slot]}` of '{path}' has shape {array.shape}, the "
-                    f"variable of Keras {np.shape(old)}: give `convert` or `order`."
-                )
-            result.append(array)
+    iteration, rate, variables = _read(like, current, configs, order, convert, ignore)
+    k = _steps(current, configs)
+    if current.updates is not None:
+        calls = current.updates * k + current.micro
+    elif current.calls is not None:  # the average of the weights counts calls
+        calls = current.calls
+    else:
+        calls = as_count(iteration, _ITERATION) // k * k + current.micro
+    result: list[np.ndarray] = [np.asarray(calls, np.int32)]
+    if rate is not None:
+        ours = current.learning_rate
+        result.append(np.asarray(rate if ours is None else ours, np.float32))
+    for slot, place, old in variables:
+        array = place.converted(getattr(current, slot)[place.path])
+        if array.shape != np.shape(old):
+            raise ValueError(
+                f"`{_SLOTS[slot]}` of '{place.path}' has shape {array.shape}, the "
+                f"variable of Keras {np.shape(old)}: give `convert` or `order`."
+            )
+        result.append(array)
     return result
 
 
@@ -402,21 +375,44 @@ def _model_weights(
 
 
 def _as_numpy(variable: Any) -> np.ndarray:
-    """The values of a variable of Keras's, or an array."""
     return np.asarray(getattr(variable, "value", variable))
 
 
 def _read(
-    foreign: Any, current: Slots, order: Iterable[str] | None, convert: Convert | None
-) -> tuple[list[Any], list[tuple[str, int]], list[Place]]:
-    """The variables, what each is, and where each parameter of Keras's goes."""
-    check_rate_place(current, True, "Keras", "keras")
+    foreign: Any,
+    current: Slots,
+    configs: Configs,
+    order: Iterable[str] | None,
+    convert: Convert | None,
+    ignore: Iterable[str],
+) -> tuple[Any, float | None, list[tuple[str, Place, Any]]]:
+    """The iteration, the rate or None, and each slot: its name, where it goes, its value.
+
+    The numbers of the run are those of ``configs``.
+    """
+    current.check_rate_place(True, "Keras", "keras")
     order = None if order is None else check_names("order", order)
     values = _values(foreign, current)
-    slots = _layout(current, len(values))
-    names = _parameter_names(foreign, slots)
-    places = match_parameters(current, order, names, convert)
-    return values, slots, [place for place in places if place is not None]
+    held = [slot for slot in _SLOTS if getattr(current, slot) is not None]
+    n = len(current.nu)
+    heads = len(values) - n * len(held)
+    if heads not in (1, 2):
+        counted = ", ".join(f"{n} `{_SLOTS[slot]}`" for slot in held)
+        raise ValueError(
+            f"The Keras state has {len(values)} variables; with the options of the "
+            f"optimizer state it would be `iteration`, `learning_rate` (not with a "
+            f"schedule), {counted}. Build the transformation with the options of the "
+            "run; the state of a LossScaleOptimizer is that of its `inner_optimizer`."
+        )
+    start = heads + held.index("nu") * n
+    names = _parameter_names(foreign, slice(start, start + n))
+    found = match_parameters(current, order, names, convert)
+    places = [place for place in found if place is not None]
+    rate = as_number(values[1], _RATE) if heads == 2 else None
+    _compare(foreign, rate, places, configs, current, ignore)
+    slots = [(slot, place) for slot in held for place in places]
+    variables = zip(slots, values[heads:], strict=True)
+    return values[0], rate, [(slot, place, value) for (slot, place), value in variables]
 
 
 def _values(foreign: Any, current: Slots) -> list[Any]:
@@ -438,34 +434,12 @@ def _values(foreign: Any, current: Slots) -> list[Any]:
     return [_as_numpy(variable) for variable in variables]
 
 
-def _layout(current: Slots, length: int) -> list[tuple[str, int]]:
-    """What each variable is: its slot, and the number of its parameter in Keras."""
-    held = [slot for slot in _SLOTS if getattr(current, slot) is not None]
-    n = len(current.nu)
-    slots = [(slot, i) for slot in held for i in range(n)]
-    heads = {1: ["iteration"], 2: ["iteration", "learning_rate"]}
-    head = heads.get(length - len(slots))
-    if head is None:
-        counted = ", ".join(f"{n} `{_SLOTS[slot]}`" for slot in held)
-        raise ValueError(
-            f"The Keras state has {length} variables; with the options of the optimizer "
-            f"state it would be `iteration`, `learning_rate` (not with a schedule), "
-            f"{counted}. Build the transformation with the options of the run; the state "
-            "of a LossScaleOptimizer is that of its `inner_optimizer`."
-        )
-    return [(name, 0) for name in head] + slots
-
-
-def _parameter_names(foreign: Any, slots: list[tuple[str, int]]) -> list[str] | None:
+def _parameter_names(foreign: Any, velocities: slice) -> list[str] | None:
     """Keras's names of the parameters, in those of the optimizer's own variables."""
     variables = getattr(foreign, "variables", None)
     if variables is None:
         return None
-    names = [
-        variable.path
-        for (slot, _), variable in zip(slots, variables, strict=True)
-        if slot == "nu"
-    ]
+    names = [variable.path for variable in variables[velocities]]
     others = [name for name in names if not name.endswith("_velocity")]
     if others:
         raise ValueError(
@@ -477,8 +451,7 @@ def _parameter_names(foreign: Any, slots: list[tuple[str, int]]) -> list[str] | 
 
 def _compare(
     foreign: Any,
-    values: list[Any],
-    slots: list[tuple[str, int]],
+    rate: float | None,
     where: list[Place],
     configs: Configs,
     current: Slots,
@@ -494,8 +467,8 @@ def _compare(
     if not numbers.get("use_ema"):
         numbers.pop("ema_momentum", None)
         numbers.pop("ema_overwrite_frequency", None)
-    if slots[1][0] == "learning_rate":
-        numbers["learning_rate"] = as_number(values[1], _RATE)
+    if rate is not None:
+        numbers["learning_rate"] = rate
     decaying = foreign_run("keras", numbers, "the Keras run", ignored)
     if "weight_decay" in numbers:
         numbers["weight_decay"] = None

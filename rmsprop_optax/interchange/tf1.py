@@ -7,8 +7,7 @@ arguments is on the page of [`interchange`][rmsprop_optax.interchange].
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -23,9 +22,8 @@ from rmsprop_optax.interchange._foreign import (
     as_count,
     check_keys,
     check_slot,
-    check_step,
-    checked_array,
-    in_their_layout,
+    imported,
+    reading,
 )
 from rmsprop_optax.interchange._matching import (
     find_weights,
@@ -34,13 +32,7 @@ from rmsprop_optax.interchange._matching import (
     paths_by_name,
     wanted_layouts,
 )
-from rmsprop_optax.interchange._slots import (
-    Slots,
-    check_rate_place,
-    read,
-    read_for,
-    write,
-)
+from rmsprop_optax.interchange._slots import Slots, read, read_for, write
 
 __all__ = ["export_state", "import_params", "import_run", "import_state"]
 
@@ -78,7 +70,7 @@ def import_run(
       ValueError: The checkpoint 'none.ckpt-1' can't be read: ...
     """
     ignored = check_names("ignore_weights", ignore_weights)
-    weights, arrays = _read_variables(
+    weights, read_array = _weights(
         foreign, params, names, convert, ignored, optimizer_name
     )
     opt_state = import_state(
@@ -88,7 +80,7 @@ def import_run(
         convert=convert,
         optimizer_name=optimizer_name,
     )
-    return import_weights(params, weights, arrays.__getitem__), opt_state
+    return import_weights(params, weights, read_array), opt_state
 
 
 def import_params(
@@ -125,10 +117,10 @@ def import_params(
       {'w': Array([1., 1.], dtype=float32)}
     """
     ignore = check_names("ignore", ignore)
-    weights, arrays = _read_variables(
+    weights, read_array = _weights(
         foreign, params, names, convert, ignore, optimizer_name
     )
-    return import_weights(params, weights, arrays.__getitem__)
+    return import_weights(params, weights, read_array)
 
 
 def import_state(
@@ -182,7 +174,7 @@ def import_state(
     """
     check_name("optimizer_name", optimizer_name)
     current = read(opt_state)
-    check_rate_place(current, True, "TensorFlow", "tf1")
+    current.check_rate_place(True, "TensorFlow", "tf1")
     where = _places(current, names, convert)
     if isinstance(foreign, (str, PathLike)):
         centered = current.mu is not None
@@ -204,8 +196,8 @@ def import_state(
         arrays, key = foreign[name], f"`{name}` of the TensorFlow state"
         check_keys(arrays, list(where), list(where), key)
         result[slot] = {
-            place.path: checked_array(
-                arrays[variable], f"`{name}[{variable!r}]`", place, square=slot == "nu"
+            place.path: place.taken(
+                arrays[variable], f"`{name}[{variable!r}]`", square=slot == "nu"
             )
             for variable, place in where.items()
         }
@@ -244,18 +236,17 @@ def export_state(
       >>> interchange.tf1.export_state(tx.init({"w": jnp.zeros(1)}))["rms"]
       {'w': array([1.], dtype=float32)}
     """
-    check_step(step)
-    current = read_for("TensorFlow 1", opt_state)
-    check_rate_place(current, True, "TensorFlow", "tf1")
+    current = read_for("TensorFlow 1", opt_state, step)
+    current.check_rate_place(True, "TensorFlow", "tf1")
     zeros = {path: np.zeros_like(array) for path, array in current.nu.items()}
     slots = {"rms": current.nu, "momentum": current.trace or zeros, "mg": current.mu}
     where = _places(current, names, convert)
     result: dict[str, Any] = {
-        name: {n: in_their_layout(leaves[p.path], p) for n, p in where.items()}
+        name: {n: p.converted(leaves[p.path]) for n, p in where.items()}
         for name, leaves in slots.items()
         if leaves is not None
     }
-    count = current.updates if step is None else step
+    count = current.updates
     return result if count is None else result | {"global_step": count}
 
 
@@ -275,63 +266,63 @@ def _read_checkpoint(
     prefix: str | PathLike[str], names: Iterable[str], optimizer_name: str, centered: bool
 ) -> dict[str, Any]:
     """The slots of a checkpoint, in the order in which the optimizer makes them."""
-    prefix, slots = fspath(prefix), ["rms", *["mg"] * centered, "momentum"]
+    slots = ["rms", *["mg"] * centered, "momentum"]
     entries = {
         f"{name}/{optimizer_name}{f'_{i}' if i else ''}": (slot, name)
         for name in names
         for i, slot in enumerate(slots)
     }
+    shapes, read_array = _checkpoint(prefix)
+    ending = re.compile(rf"/{re.escape(optimizer_name)}(_\d)?$")
+    theirs = {name for name in shapes if ending.search(name)}
+    where = f"The checkpoint {fspath(prefix)!r}"
+    check_keys(theirs, list(entries), list(entries), where)
     result: dict[str, Any] = {slot: {} for slot in slots}
-    with _checkpoint_reader(prefix) as reader:
-        variables = set(reader.get_variable_to_shape_map())
-        theirs = {
-            n for n in variables if re.search(rf"/{re.escape(optimizer_name)}(_\d)?$", n)
-        }
-        check_keys(theirs, list(entries), list(entries), f"The checkpoint {prefix!r}")
-        for entry, (slot, name) in entries.items():
-            result[slot][name] = reader.get_tensor(entry)
-        if "global_step" in variables:
-            result["global_step"] = int(reader.get_tensor("global_step"))
+    for entry, (slot, name) in entries.items():
+        result[slot][name] = read_array(entry)
+    if "global_step" in shapes:
+        result["global_step"] = int(read_array("global_step"))
     return result
 
 
-def _read_variables(
+def _weights(
     foreign: Mapping[str, Any] | str | PathLike[str],
     params: PyTree,
     names: Mapping[str, str] | None,
     convert: Convert | None,
     ignore: Iterable[str],
     optimizer_name: str,
-) -> tuple[dict[str, Place], Mapping[str, Any]]:
-    """Which variables are our parameters, and their arrays by name."""
+) -> tuple[dict[str, Place], Callable[[str], Any]]:
+    """Which variables are our parameters, and the array of a name."""
     check_name("optimizer_name", optimizer_name)
-    slots = (rf"/{re.escape(optimizer_name)}(_\d)?$", "^global_step$")
-    ignored = (*ignore, *slots)
+    ignored = (*ignore, rf"/{re.escape(optimizer_name)}(_\d)?$", "^global_step$")
     if isinstance(foreign, Mapping):
-        return find_weights(params, foreign, names, {}, convert, ignored, "/"), foreign
-    with _checkpoint_reader(fspath(foreign)) as reader:
-        shapes = reader.get_variable_to_shape_map()
-        weights = find_weights(params, sorted(shapes), names, {}, convert, ignored, "/")
+        weights = find_weights(params, foreign, names, {}, convert, ignored, "/")
+        return weights, foreign.__getitem__
+    shapes, read_array = _checkpoint(foreign)
+    weights = find_weights(params, sorted(shapes), names, {}, convert, ignored, "/")
+
+    def read_fitting(name: str) -> Any:
         # One of another size is not read: its shape is what the error says.
-        arrays = {
-            name: reader.get_tensor(name)
-            if math.prod(shapes[name]) == math.prod(place.like.shape)
-            else jax.ShapeDtypeStruct(tuple(shapes[name]), "float32")
-            for name, place in weights.items()
-        }
-    return weights, arrays
+        if math.prod(shapes[name]) == math.prod(weights[name].like.shape):
+            return read_array(name)
+        return jax.ShapeDtypeStruct(tuple(shapes[name]), "float32")
+
+    return weights, read_fitting
 
 
-@contextmanager
-def _checkpoint_reader(prefix: str | PathLike[str]) -> Iterator[Any]:
-    """TensorFlow's reader of a checkpoint; any error in the block names the file."""
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ImportError(
-            "TensorFlow's checkpoints need TensorFlow: pip install tensorflow"
-        ) from error
-    try:
-        yield tf.train.load_checkpoint(prefix)
-    except (tf.errors.OpError, OSError, RuntimeError, IndexError) as error:
-        raise ValueError(f"The checkpoint {prefix!r} can't be read: {error}") from error
+def _checkpoint(
+    prefix: str | PathLike[str],
+) -> tuple[Mapping[str, Sequence[int]], Callable[[str], Any]]:
+    """The shapes of a checkpoint's variables by name, and the array of a name."""
+    tf = imported("tensorflow", "TensorFlow's checkpoints need TensorFlow")
+    file = f"The checkpoint {fspath(prefix)!r}"
+    with reading(file):
+        reader = tf.train.load_checkpoint(fspath(prefix))
+        shapes = reader.get_variable_to_shape_map()
+
+    def read_array(name: str) -> Any:
+        with reading(file):
+            return reader.get_tensor(name)
+
+    return shapes, read_array

@@ -5,7 +5,7 @@ What a function does not say of its arguments is on the page of
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ from rmsprop_optax.interchange._foreign import (
     as_count,
     as_number,
     cast,
+    check_archive,
     check_keys,
     check_slot,
-    check_step,
-    checked_array,
-    in_their_layout,
+    imported,
+    reading,
 )
 from rmsprop_optax.interchange._hyperparams import (
     Configs,
@@ -43,21 +43,7 @@ from rmsprop_optax.interchange._matching import (
     match_parameters,
     moment_converts,
 )
-from rmsprop_optax.interchange._slots import (
-    RATE_NAMES,
-    Slots,
-    check_rate_place,
-    read,
-    read_for,
-    write,
-)
-from rmsprop_optax.interchange._torch_files import (
-    Foreign,
-    import_torch,
-    load,
-    state_dict_of,
-    weights_of,
-)
+from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, read_for, write
 
 __all__ = [
     "LAYOUTS",
@@ -67,6 +53,8 @@ __all__ = [
     "import_run",
     "import_state",
 ]
+
+Foreign = Mapping[str, Any] | str | PathLike[str]
 
 LAYOUTS: Layouts = {
     ("kernel", 2): Layout(("weight",), (1, 0)),
@@ -131,7 +119,7 @@ def import_run(
       ... )
     """
     if isinstance(foreign, (str, PathLike)):
-        foreign = load(foreign, None)
+        foreign = _load(foreign, None)
     for name, key in (("model", model), ("optimizer", optimizer)):
         check_name(name, key)
         if not isinstance(foreign, Mapping) or key not in foreign:
@@ -139,7 +127,7 @@ def import_run(
             raise ValueError(
                 f"The checkpoint lacks {key!r}, which `{name}` names: {there}."
             )
-    theirs, state_dict = foreign[model], state_dict_of(foreign[optimizer], None)
+    theirs, state_dict = foreign[model], _state_dict_of(foreign[optimizer], None)
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, convert, ignored, ".")
     held = read(opt_state).nu
@@ -223,7 +211,7 @@ def import_params(
     """
     if key is not None:
         check_name("key", key)
-    theirs = weights_of(foreign, key)
+    theirs = _weights_of(foreign, key)
     weights = find_weights(params, theirs, names, layouts, convert, ignore, ".")
     return import_weights(params, weights, theirs.__getitem__)
 
@@ -259,7 +247,7 @@ def export_params(
       >>> model.load_state_dict(interchange.torch.export_params(params, like))
       <All keys matched successfully>
     """
-    torch = import_torch()
+    torch = _import_torch()
     weights = find_weights(
         params, like, names, layouts, convert, ignore, ".", export=True
     )
@@ -328,7 +316,7 @@ def import_state(
     """
     if key is not None:
         check_name("key", key)
-    state_dict = state_dict_of(foreign, key)
+    state_dict = _state_dict_of(foreign, key)
     state = state_dict["state"]
     current = read(opt_state)
     groups = _read_groups(state_dict, current, order, convert, "The PyTorch state")
@@ -350,12 +338,15 @@ def import_state(
             ours = place.path in result.get(slot, {})
             check_slot(f"`{name}`", name in slots, ours, f"`{where}`")
             if ours:
-                result[slot][place.path] = checked_array(
-                    slots[name], f"`{where}[{name!r}]`", place, square=slot == "nu"
-                )
+                key = f"`{where}[{name!r}]`"
+                array = place.taken(slots[name], key, square=slot == "nu")
+                result[slot][place.path] = array
     count = _one_step(steps)
     numbers = {
-        place.path: group.injected_numbers(place.path, current)
+        place.path: {
+            ours: as_number(group.numbers[theirs], f"`{theirs}` of {group.key}")
+            for ours, theirs in group.injected(place.path, current).items()
+        }
         for group in groups
         for place in group.held.values()
     }
@@ -404,18 +395,15 @@ def export_state(
       >>> result["state"][0]["square_avg"]
       tensor([4., 9.])
     """
-    check_step(step)
-    torch = import_torch()
-    like = state_dict_of(like, None)
-    current = read_for("PyTorch", opt_state)
+    torch = _import_torch()
+    like = _state_dict_of(like, None)
+    current = read_for("PyTorch", opt_state, step)
     groups = _read_groups(like, current, order, convert, "`like`")
-    count = current.updates if step is None else step
+    count = current.updates
     if count is None:
+        theirs = like["state"].items()
         count = _one_step(
-            {
-                n: as_count(slots["step"], f"`state[{n}]['step']`")
-                for n, slots in like["state"].items()
-            }
+            {n: as_count(x["step"], f"`state[{n}]['step']`") for n, x in theirs}
         )
     groups = [_with_our_numbers(group, current) for group in groups]
     _compare(groups, configurations(tx, opt_state, current), current, ignore)
@@ -426,7 +414,7 @@ def export_state(
             for slot, name in _SLOTS.items():
                 leaves = getattr(current, slot) or {}
                 if place.path in leaves:
-                    array = in_their_layout(leaves[place.path], place)
+                    array = place.converted(leaves[place.path])
                     state[index][name] = torch.from_numpy(np.array(array))
             for option, name in (("momentum", _SLOTS["trace"]), ("centered", "grad_avg")):
                 held = name in state[index]
@@ -461,13 +449,6 @@ class _Group(NamedTuple):
         names = {ours: "lr" if ours in RATE_NAMES else ours for ours in injected}
         return {ours: theirs for ours, theirs in names.items() if theirs in self.numbers}
 
-    def injected_numbers(self, path: str, current: Slots) -> dict[str, float]:
-        """The group's values of these numbers, under the names in the state."""
-        return {
-            ours: as_number(self.numbers[theirs], f"`{theirs}` of {self.key}")
-            for ours, theirs in self.injected(path, current).items()
-        }
-
 
 def _read_groups(
     state_dict: Mapping[str, Any],
@@ -481,7 +462,7 @@ def _read_groups(
     for numbers in groups:
         # PyTorch's momentum has the rate outside, timm's inside if not told otherwise.
         inside = numbers.get("lr_in_momentum", False)
-        check_rate_place(current, inside, "PyTorch", "timm" if inside else "torch")
+        current.check_rate_place(inside, "PyTorch", "timm" if inside else "torch")
     names = _names_of(groups)
     if order is None and names is None and len(groups) > 1:
         raise ValueError(
@@ -573,3 +554,81 @@ def _one_step(steps: Mapping[Any, int]) -> int:
         )
     (step,) = set(steps.values()) or {0}
     return step
+
+
+def _import_torch() -> Any:
+    return imported("torch", "PyTorch's files and tensors need torch")
+
+
+def _load(path: str | PathLike[str], key: str | None) -> Any:
+    """What `torch.save` wrote, or one entry of it, without pickle."""
+    torch, file = _import_torch(), f"The file {str(path)!r}"
+    check_archive(fspath(path))
+    kind = " as a PyTorch checkpoint of plain tensors (`weights_only=True`)"
+    with reading(file, kind):
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    if key is None:
+        return loaded
+    if not isinstance(loaded, Mapping) or key not in loaded:
+        there = list(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
+        raise ValueError(f"{file} lacks {key!r}: it holds {there}.")
+    return loaded[key]
+
+
+def _state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
+    """The optimizer's state dictionary, wherever it is."""
+    name = "The PyTorch state"
+    if isinstance(foreign, (str, PathLike)):
+        name = f"The file {str(foreign)!r}"
+        foreign = _load(foreign, key)
+    if not isinstance(foreign, Mapping):
+        raise TypeError(
+            f"{name} must be a mapping with `state` and `param_groups`, as "
+            f"`optimizer.state_dict()` returns it, got {type(foreign).__name__}."
+        )
+    if not {"state", "param_groups"} <= set(foreign):
+        raise ValueError(
+            f"{name} must hold `state` and `param_groups`, got {list(foreign)}: if the "
+            "optimizer's state is one of these, name it with `key`, or give it alone."
+        )
+    groups, state = foreign["param_groups"], foreign["state"]
+    entries = state.values() if isinstance(state, Mapping) else [state]
+    if not all(isinstance(x, Mapping) and _is_list_of(str, list(x)) for x in entries):
+        raise ValueError(f"{name} has no mapping of slots in each entry of `state`.")
+    if not isinstance(groups, (list, tuple)):
+        raise ValueError(f"{name} must have a list in `param_groups`, got {groups!r}.")
+    for i, group in enumerate(groups):
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise ValueError(f"{name} lacks `param_groups[{i}]['params']`.")
+        params, names = group["params"], group.get("param_names", [])
+        if not _is_list_of(int, params) or not _is_list_of(str, names):
+            raise ValueError(
+                f"`param_groups[{i}]` of {name} must have a list of numbers in `params` "
+                f"and of names in `param_names`, got {params!r} and {names!r}."
+            )
+    numbers = [number for group in groups for number in group["params"]]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{name} has a parameter twice in `param_groups`: {numbers}.")
+    return foreign
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(x, kind) for x in value)
+
+
+def _weights_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
+    """The weights by name, wherever they are."""
+    if isinstance(foreign, (str, PathLike)):
+        if fspath(foreign).endswith(".safetensors"):
+            library = imported("safetensors.numpy", "Files of safetensors need it")
+            with reading(f"The file {fspath(foreign)!r}", " as safetensors"):
+                return library.load_file(fspath(foreign))
+        foreign = _load(foreign, key)
+    if not isinstance(foreign, Mapping) or not all(
+        hasattr(tensor, "shape") for tensor in foreign.values()
+    ):
+        raise ValueError(
+            "The weights must be a mapping from names to tensors, as "
+            "`model.state_dict()` returns it; of a file, name the entry with `key`."
+        )
+    return foreign

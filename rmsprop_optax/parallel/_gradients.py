@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._axes import names_of
+from rmsprop_optax._foundation._axes import names_of, varying_axes
 from rmsprop_optax._foundation._dtypes import narrow, wide_dtype
 from rmsprop_optax._foundation._trees import is_gradient_leaf, is_leaf
 from rmsprop_optax._foundation._types import AxisName, PyTree
@@ -101,14 +101,16 @@ def mean_over_devices(leaf: Any, axis: AxisName, dim: int | None = None) -> Any:
         return leaf.mean_over_devices(axis)
     if dim is None:
         return jax.lax.pmean(leaf, axis)
-    part = jax.lax.psum_scatter(leaf, axis, scatter_dimension=dim, tiled=True)
-    return part / jax.lax.axis_size(axis)
+    # One axis name after the other: over both dimensions of a torus at once, XLA for TPU
+    # reduces the whole array and cuts it then.
+    for name in names_of(axis):
+        leaf = jax.lax.psum_scatter(leaf, name, scatter_dimension=dim, tiled=True)
+    return leaf / jax.lax.axis_size(axis)
 
 
 def as_varying(x: Any, axis: AxisName) -> Any:
     """``x`` with a type that may differ between the devices."""
-    varying = jax.typeof(x).manual_axis_type.varying
-    missing = tuple(name for name in names_of(axis) if name not in varying)
+    missing = tuple(name for name in names_of(axis) if not varying_axes(x, (name,)))
     return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 

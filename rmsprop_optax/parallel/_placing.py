@@ -38,8 +38,15 @@ def place(tree: PyTree, shardings: PyTree, axis: AxisName, what: str) -> PyTree:
         if not is_there(leaf, targets[i]):
             if isinstance(leaf, jax.Array):
                 _check_may_move(path_of(path), leaf, targets[i], what)
-            leaves[i] = jax.device_put(leaf, targets[i])
+            leaves[i] = put(leaf, targets[i])
     return jax.tree.unflatten(structure, leaves)
+
+
+def put(leaf: Any, sharding: NamedSharding) -> Any:
+    """An array on these devices; a shape, for devices that may not be here, as one."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.update(sharding=sharding)
+    return jax.device_put(leaf, sharding)
 
 
 def unshared(tree: PyTree) -> PyTree:
@@ -104,7 +111,7 @@ def _check_may_move(path: str, leaf: jax.Array, target: Any, what: str) -> None:
         )
     if not here.is_fully_replicated and not _only_splits(here, target):
         raise ValueError(
-            f"{what} '{path}' is sharded as {_spec(here)} over "
+            f"{what} '{path}' is sharded as {getattr(here, 'spec', here)} over "
             f"{_devices(here)}, the step takes it as {target.spec}. Move it with "
             "`jax.device_put(tree, jax.NamedSharding(mesh, spec))`, or use the step "
             "that keeps it so: `parallel.sharded_data_parallel` for a sharded state."
@@ -133,10 +140,6 @@ def _only_splits(here: Any, target: NamedSharding) -> bool:
     return all(
         not old or {*names_of(old)} <= {*names_of(new or ())} for old, new in parts
     )
-
-
-def _spec(sharding: Any) -> Any:
-    return sharding.spec if isinstance(sharding, NamedSharding) else sharding
 
 
 def _devices(sharding: Any) -> str:
@@ -168,7 +171,7 @@ def bytes_per_device(tree: PyTree) -> int:
       (256, 32)
     """
     total = 0
-    for _, leaf in leaves_with_paths(jax.tree.leaves(tree)):
+    for leaf in jax.tree.leaves(tree):
         shape, sharding = jnp.shape(leaf), getattr(leaf, "sharding", None)
         shard = shape if sharding is None else sharding.shard_shape(shape)
         total += math.prod(shard) * jnp.result_type(leaf).itemsize

@@ -8,7 +8,7 @@ import jax
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rmsprop_optax._foundation._axes import axis_size, names_of
+from rmsprop_optax._foundation._axes import axis_size, named_sharding, names_of
 from rmsprop_optax._foundation._checks import check_transformation
 from rmsprop_optax._foundation._state_leaves import Owner, owners_of
 from rmsprop_optax._foundation._trees import (
@@ -110,8 +110,8 @@ def _is_cut(owner: Owner, leaf: Any, known: dict[Keys, Any]) -> bool:
 
 def _spec_on(mesh: Mesh, p: Any) -> tuple[Any, ...]:
     """How a parameter is sharded over this mesh; () where it is not."""
-    sharding = getattr(p, "sharding", None)
-    if not isinstance(sharding, NamedSharding) or sharding.mesh.shape != mesh.shape:
+    sharding = named_sharding(p)
+    if sharding is None or sharding.mesh.shape != mesh.shape:
         return ()
     return tuple(sharding.spec)
 
@@ -129,10 +129,10 @@ def _split(
     dims: list[Any] = [None] * len(shape)
     for i, part in enumerate(spec):
         larger = math.gcd(*(size for size in sizes[i] if size > 1))
-        dims[i] = part if part and not larger % _size(mesh, part) else None
+        dims[i] = part if part and not larger % axis_size(mesh, part) else None
     used = {name for part in dims if part for name in names_of(part)}
     if axis is not None and used.isdisjoint(names_of(axis)):
-        free = first_split(shape, _size(mesh, axis), taken=dims)
+        free = first_split(shape, axis_size(mesh, axis), taken=dims)
         if free is not None:
             dims[free] = axis
     return dims
@@ -154,7 +154,3 @@ def first_split(
         if divides and (taken is None or taken[i] is None):
             return i
     return None
-
-
-def _size(mesh: Mesh, axis: AxisName) -> int:
-    return math.prod(mesh.shape[name] for name in names_of(axis))

@@ -72,16 +72,8 @@ def data_parallel(
       >>> print(params, loss)
       [0.4755647 0.4755647] 0.019338518
     """
-    return TrainingStep(
-        loss_fn,
-        tx,
-        mesh,
-        axis_name,
-        has_aux=has_aux,
-        micro_steps=micro_steps,
-        value_and_grad=value_and_grad,
-        shards_state=False,
-    )
+    options = has_aux, micro_steps, value_and_grad
+    return TrainingStep(loss_fn, tx, mesh, axis_name, *options, shards_state=False)
 
 
 def sharded_data_parallel(
@@ -138,13 +130,5 @@ def sharded_data_parallel(
       >>> print(params[:2].round(4), loss, parallel.bytes_per_device(opt_state))
       [0.3162 0.3162] 1.0 8
     """
-    return TrainingStep(
-        loss_fn,
-        tx,
-        mesh,
-        axis_name,
-        has_aux=has_aux,
-        micro_steps=micro_steps,
-        value_and_grad=value_and_grad,
-        shards_state=True,
-    )
+    options = has_aux, micro_steps, value_and_grad
+    return TrainingStep(loss_fn, tx, mesh, axis_name, *options, shards_state=True)

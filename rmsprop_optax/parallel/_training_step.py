@@ -6,7 +6,7 @@ sharding, so every transformation computes what it computes on one device.
 """
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -24,47 +24,35 @@ from rmsprop_optax._foundation._checks import (
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import AxisName, PyTree, Tracer
 from rmsprop_optax.parallel._gradients import Outcome, local_outcome, mean_over_devices
-from rmsprop_optax.parallel._placing import check_divides, place, unshared
+from rmsprop_optax.parallel._placing import check_divides, place, put, unshared
 from rmsprop_optax.parallel._state_sharding import first_split, shardings_like
 from rmsprop_optax.wrappers._loss_scale import scale_loss
 
 
+@dataclass(frozen=True, eq=False)
 class TrainingStep:
     """A compiled training step.
 
     It is called with parameters, state, batch and perhaps a key, and keeps none of them.
     """
 
-    def __init__(
-        self,
-        loss_fn: Callable[..., Any],
-        tx: optax.GradientTransformation,
-        mesh: Mesh,
-        axis: AxisName,
-        *,
-        has_aux: bool,
-        micro_steps: int,
-        value_and_grad: Callable[..., Any],
-        shards_state: bool,
-    ) -> None:
-        self._count = axis_size(mesh, axis)
-        check_transformation("tx", tx)
-        check_function("loss_fn", loss_fn)
-        check_function("value_and_grad", value_and_grad)
-        check_flag("has_aux", has_aux)
-        check_whole_number("micro_steps", micro_steps, least=1)
-        self._tx, self._mesh, self._axis = tx, mesh, axis
-        self._has_aux, self._micro_steps = has_aux, micro_steps
-        self._shards_state = shards_state
-        self._local = partial(
-            local_outcome,
-            loss_fn,
-            axis=axis,
-            has_aux=has_aux,
-            micro_steps=micro_steps,
-            value_and_grad=value_and_grad,
-        )
-        self._programs: dict[Any, Any] = {}
+    loss_fn: Callable[..., Any]
+    tx: optax.GradientTransformation
+    mesh: Mesh
+    axis_name: AxisName
+    has_aux: bool
+    micro_steps: int
+    value_and_grad: Callable[..., Any]
+    shards_state: bool
+    _programs: dict[Any, Any] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        axis_size(self.mesh, self.axis_name)
+        check_transformation("tx", self.tx)
+        check_function("loss_fn", self.loss_fn)
+        check_function("value_and_grad", self.value_and_grad)
+        check_flag("has_aux", self.has_aux)
+        check_whole_number("micro_steps", self.micro_steps, least=1)
 
     def __call__(
         self, params: PyTree, opt_state: PyTree, batch: PyTree, key: Any = None
@@ -84,6 +72,8 @@ class TrainingStep:
     ) -> Any:
         """The program that would run: ``.compile()`` it to read it, or its memory.
 
+        The arguments may be shapes (`jax.ShapeDtypeStruct`, ``jax.eval_shape(tx.init,
+        params)``), and the mesh one of devices that are not here.
         ``lowering_platforms`` names others than this machine's, such as ``("tpu",)``.
         """
         program, args = self._arrange(params, opt_state, batch, key)
@@ -98,37 +88,42 @@ class TrainingStep:
                 "A training step compiles itself, and places its arguments on devices: "
                 "call it outside of `jax.jit`, `scan` and other transformations."
             )
-        micro_steps, into = self._micro_steps, f"{self._count} devices"
-        if micro_steps > 1:
-            into += f" with {micro_steps} micro-steps each"
-        check_divides(batch, self._count * micro_steps, into)
+        into = f"{self._count} devices"
+        if self.micro_steps > 1:
+            into += f" with {self.micro_steps} micro-steps each"
+        check_divides(batch, self._count * self.micro_steps, into)
         params, opt_state = unshared((params, opt_state))
-        whole = NamedSharding(self._mesh, PartitionSpec())
-        params = place(params, whole, self._axis, "Parameter")
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        params = place(params, whole, self.axis_name, "Parameter")
         leaves, structure = jax.tree.flatten(params)
         kind = structure, tuple((p.shape, p.dtype) for p in leaves)
         known = self._programs.get(kind)
-        shardings = known[1] if known else self._state_shardings(params)
-        opt_state = place(opt_state, shardings, self._axis, "Optimizer state")
+        if known:
+            shardings = known[1]
+        else:
+            axis = self.axis_name if self.shards_state else None
+            shardings = shardings_like(self.tx, params, self.mesh, axis)
+        opt_state = place(opt_state, shardings, self.axis_name, "Optimizer state")
         if known is None:
             out = jax.tree.map(lambda x: x.sharding, (params, opt_state))
             known = self._programs[kind] = self._compile(*out), shardings
-        batch = jax.device_put(batch, NamedSharding(self._mesh, self._split))
-        key = place(key, whole, self._axis, "Key")
+        split = NamedSharding(self.mesh, self._split)
+        batch = jax.tree.map(lambda x: put(x, split), batch)
+        key = place(key, whole, self.axis_name, "Key")
         return known[0], (params, opt_state, batch, key)
 
-    def _state_shardings(self, params: PyTree) -> PyTree:
-        axis = self._axis if self._shards_state else None
-        return shardings_like(self._tx, params, self._mesh, axis)
+    @property
+    def _count(self) -> int:
+        return axis_size(self.mesh, self.axis_name)
 
     @property
     def _split(self) -> PartitionSpec:
-        return PartitionSpec(self._axis)
+        return PartitionSpec(self.axis_name)
 
     def _compile(self, params: PyTree, opt_state: PyTree) -> Any:
         """The jitted step; its arguments are the shardings of what it returns."""
-        whole = NamedSharding(self._mesh, PartitionSpec())
-        beside = (whole,) if self._has_aux else ()
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        beside = (whole,) if self.has_aux else ()
         return jax.jit(
             self._train,
             donate_argnums=(0, 1),
@@ -143,13 +138,13 @@ class TrainingStep:
         whole = PartitionSpec()
         # Where axes are explicit, shardings are types, and transformations such as
         # Optax's do not say what theirs are. On automatic axes XLA decides.
-        update = jax.sharding.auto_axes(
-            self._update, axes=self._mesh.axis_names, out_sharding=(*specs, whole, whole)
+        update: Any = jax.sharding.auto_axes(
+            self._update, axes=self.mesh.axis_names, out_sharding=(*specs, whole, whole)
         )
-        with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             outcomes = self._outcomes(params, loss_scale, batch, key)
             *new, aux = update(outcomes, opt_state, params)
-        return (*new, aux) if self._has_aux else tuple(new)
+        return (*new, aux) if self.has_aux else tuple(new)
 
     def _outcomes(
         self, params: PyTree, loss_scale: jax.Array, batch: PyTree, key: Any
@@ -162,7 +157,15 @@ class TrainingStep:
         whole, split = PartitionSpec(), self._split
 
         def local(*args: Any) -> Outcome:
-            return jax.tree.map(lambda x: x[None], self._local(*args))
+            outcome = local_outcome(
+                self.loss_fn,
+                *args,
+                axis=self.axis_name,
+                has_aux=self.has_aux,
+                micro_steps=self.micro_steps,
+                value_and_grad=self.value_and_grad,
+            )
+            return jax.tree.map(lambda x: x[None], outcome)
 
         return self._shard_map(
             local, in_specs=(whole, whole, split, whole), out_specs=split
@@ -174,57 +177,52 @@ class TrainingStep:
         """The new parameters and state, the mean loss and the mean aux."""
         grads, loss, aux = self._means(outcomes)
         parts = jax.tree.map(self._part, grads, params, is_leaf=is_leaf)
-        updates, opt_state = self._tx.update(grads, opt_state, parts)
+        tx = optax.with_extra_args_support(self.tx)
+        updates, opt_state = tx.update(grads, opt_state, parts, value=loss)
         return optax.apply_updates(parts, updates), opt_state, loss, aux
 
     def _means(self, outcomes: Outcome) -> Outcome:
         """The mean gradients, loss and aux; sharded gradients where the state is."""
 
-        def means(outcomes: Outcome) -> Outcome:
-            here = jax.tree.map(lambda x: x[0], outcomes)
-            return jax.tree.map(self._mean, here, dims, is_leaf=is_leaf)
+        def mean(leaf: Any, dim: int | None = None) -> Any:
+            return None if leaf is None else mean_over_devices(leaf, self.axis_name, dim)
 
-        dims = self._dims(outcomes)
-        specs = jax.tree.map(self._spec, outcomes, dims, is_leaf=is_leaf)
-        return self._shard_map(means, in_specs=self._split, out_specs=specs)(outcomes)
+        def mean_gradient(g: Any) -> Any:
+            return mean(g, self._dim(g))
+
+        def means(outcomes: Outcome) -> Outcome:
+            here: Any = jax.tree.map(lambda x: x[0], outcomes)
+            grads = jax.tree.map(mean_gradient, here.grads, is_leaf=is_leaf)
+            rest: Any = jax.tree.map(mean, (here.loss, here.aux))
+            loss, aux = rest
+            return Outcome(grads, loss, aux)
+
+        def spec(stacked: Any) -> PartitionSpec:
+            return self._spec(self._dim(stacked, first=1))
+
+        specs = jax.tree.map(spec, outcomes.grads, is_leaf=is_leaf)
+        whole: Any = PartitionSpec()
+        return self._shard_map(
+            means, in_specs=self._split, out_specs=Outcome(specs, whole, whole)
+        )(outcomes)
 
     def _shard_map(self, fn: Callable[..., Any], **specs: Any) -> Callable[..., Any]:
-        return jax.shard_map(fn, axis_names={*names_of(self._axis)}, **specs)
+        return jax.shard_map(fn, axis_names={*names_of(self.axis_name)}, **specs)
 
-    def _dims(self, stacked: Any) -> Any:
-        """For each leaf the dimension that is reduce-scattered; -1: it stays whole."""
-
-        def dim(leaf: Any) -> int:
-            if is_leaf(leaf):
-                return -1
-            found = first_split(leaf.shape[1:], self._count)
-            return -1 if found is None else found
-
-        def stays(leaf: Any) -> int:
-            del leaf
-            return -1
-
-        dims = jax.tree.map(stays, stacked, is_leaf=is_leaf)
-        if not self._shards_state:
-            return dims
-        return dims._replace(grads=jax.tree.map(dim, stacked.grads, is_leaf=is_leaf))
-
-    def _mean(self, leaf: Any, dim: int) -> Any:
-        if leaf is None:
+    def _dim(self, g: Any, first: int = 0) -> int | None:
+        """The axis, from ``first``, along which a gradient is scattered; None: none."""
+        if is_leaf(g) or not self.shards_state:
             return None
-        return mean_over_devices(leaf, self._axis, None if dim < 0 else dim)
+        return first_split(g.shape[first:], self._count)
 
-    def _spec(self, leaf: Any, dim: int) -> PartitionSpec:
-        del leaf
-        if dim < 0:
+    def _spec(self, dim: int | None) -> PartitionSpec:
+        if dim is None:
             return PartitionSpec()
-        return PartitionSpec(*[None] * dim, self._axis)
+        return PartitionSpec(*[None] * dim, self.axis_name)
 
     def _part(self, g: Any, p: Any) -> Any:
         """A parameter sharded as its gradient; no device sends anything for that."""
-        if is_leaf(g) or not self._shards_state:
-            return p
-        dim = first_split(g.shape, self._count)
+        dim = self._dim(g)
         if dim is None:
             return p
-        return jax.lax.with_sharding_constraint(p, self._spec(g, dim))
+        return jax.lax.with_sharding_constraint(p, self._spec(dim))

@@ -1,6 +1,7 @@
 """Euclidean norms in one pass, in a unit in which squares neither overflow nor vanish."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def clipping_unit(max_norm: Scalar, dtype: jnp.dtype) -> jax.Array:
 
 
 def norm(
-    xs: list[jax.Array], unit: Scalar = 1.0, axes: list[AxisName] | None = None
+    xs: list[jax.Array], unit: Scalar = 1.0, axes: Sequence[AxisName] | None = None
 ) -> jax.Array:
     """The norm of all ``xs`` together, times ``unit``; derivative 0 at 0.
 
@@ -47,7 +48,7 @@ def norm(
         # Part by part: complex arithmetic makes NaN of an infinity.
         parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
         scaled = (part * jnp.asarray(unit, part.dtype) for part in parts)
-        square = sum(jnp.sum(part * part) for part in scaled)
+        square = jnp.asarray(sum(jnp.sum(part * part) for part in scaled))
         before = squares.get(names)
         squares[names] = square if before is None else _add(before, square)
     total = None

@@ -79,29 +79,23 @@ def value_and_grad(
         rows_of = _row_ids(params, ids(params, *args, **kwargs))
 
         def gather(keys: Keys, leaf: Any) -> Any:
-            rows = rows_of.get(keys)
-            return leaf if rows is None else get_rows(leaf, rows)
+            return get_rows(leaf, rows_of[keys]) if keys in rows_of else leaf
 
-        def view(keys: Keys, rows: Any, table: Any) -> Any:
-            indices = rows_of.get(keys)
-            return rows if indices is None else TableView(indices, rows, table.shape)
+        def view(keys: Keys, x: Any, leaf: Any) -> Any:
+            return TableView(rows_of[keys], x, leaf.shape) if keys in rows_of else x
 
-        def as_rows(keys: Keys, g: Any, table: Any) -> Any:
-            indices = rows_of.get(keys)
-            return (
-                g if indices is None else RowSlices.from_sorted(indices, g, table.shape)
-            )
-
-        def loss_of_rows(gathered: PyTree) -> Any:
-            views = map_with_keys(view, gathered, params)
-            return loss_fn(views, *args, **kwargs)
+        def as_rows(keys: Keys, g: Any, leaf: Any) -> Any:
+            if keys not in rows_of:
+                return g
+            return RowSlices.from_sorted(rows_of[keys], g, leaf.shape)
 
         leaves, structure = jax.tree.flatten(map_with_keys(gather, params))
         trained = {i: leaf for i, leaf in enumerate(leaves) if is_inexact(leaf)}
 
         def loss_of_trained(trained: dict[int, Any]) -> Any:
             new = [trained.get(i, leaf) for i, leaf in enumerate(leaves)]
-            return loss_of_rows(structure.unflatten(new))
+            views = map_with_keys(view, structure.unflatten(new), params)
+            return loss_fn(views, *args, **kwargs)
 
         value, grads = jax.value_and_grad(loss_of_trained, has_aux=has_aux)(trained)
         all_grads = structure.unflatten([grads.get(i) for i in range(len(leaves))])

@@ -83,10 +83,12 @@ def lazy(
         if not any(g is None or isinstance(g, RowSlices) for g in grads):
             return inner.update(updates, state, params, **extra_args)
         cuts = _cuts(inner, state, updates)
-        shapes = _shapes_without_gradient(cuts)
+        # The shapes of parameters without a gradient, as far as their moments tell.
+        shapes = {c.owner.keys: c.shape for c in cuts if c.owner and c.g is None}
         weights = params
         if params is not None:
-            shapes |= {keys: jnp.shape(p) for keys, p in _inexact_leaves(params)}
+            leaves_of = leaves_with_keys(params)
+            shapes |= {keys: jnp.shape(p) for keys, p in leaves_of if is_inexact(p)}
             weights = jax.tree.map(_take_param, updates, params, is_leaf=is_leaf)
         dense = map_with_keys(
             lambda keys, g: _dense(g, shapes.get(keys)), updates, is_leaf=is_leaf
@@ -94,11 +96,9 @@ def lazy(
         if any(isinstance(g, RowSlices) for g in grads):
             extra_args["where"] = jax.tree.map(_where, updates, dense, is_leaf=is_leaf)
         leaves, treedef = jax.tree.flatten(state)
-        rows = treedef.unflatten(
-            [cut.take(x) for cut, x in zip(cuts, leaves, strict=True)]
-        )
-        new, rows = inner.update(dense, rows, weights, **extra_args)
-        changed = zip(cuts, leaves, treedef.flatten_up_to(rows), strict=True)
+        rows = [cut.take(x) for cut, x in zip(cuts, leaves, strict=True)]
+        new, state = inner.update(dense, treedef.unflatten(rows), weights, **extra_args)
+        changed = zip(cuts, leaves, treedef.flatten_up_to(state), strict=True)
         state = treedef.unflatten([cut.put(x, new_x) for cut, x, new_x in changed])
         return jax.tree.map(_as_rows, updates, new, is_leaf=is_leaf), state
 
@@ -139,30 +139,19 @@ class _Cut(NamedTuple):
 def _cuts(
     inner: optax.GradientTransformation, state: PyTree, updates: PyTree
 ) -> list[_Cut]:
-    """How each array of the state is cut."""
     grads, cuts = dict(leaves_with_keys(updates)), []
-    owners = owners_of(inner, updates, state)
-    for (keys, leaf), owner in zip(
-        leaves_with_keys(state, is_leaf=None), owners, strict=True
-    ):
+    leaves = leaves_with_keys(state, is_leaf=None)
+    for (keys, leaf), owner in zip(leaves, owners_of(inner, updates, state), strict=True):
         shape, g = jnp.shape(leaf), None if owner is None else grads[owner.keys]
-        if isinstance(g, RowSlices):
-            fits = len(shape) == len(g.shape) and shape[0] == g.shape[0]
-            if shape:
-                _check_rows(keys, owner, shape, g, fits=fits)
-            else:  # one number for a whole table
-                owner, g = None, None
-        elif g is not None:
+        if owner is not None and isinstance(g, RowSlices) and shape:
+            _check_rows(keys, owner, shape, g)
+        elif g is not None:  # a dense gradient, or one number for a whole table
             owner, g = None, None
         cuts.append(_Cut(owner, g, shape))
     return cuts
 
 
-def _check_rows(
-    keys: Keys, owner: Owner | None, shape: tuple[int, ...], g: RowSlices, *, fits: bool
-) -> None:
-    if owner is None:
-        return
+def _check_rows(keys: Keys, owner: Owner, shape: tuple[int, ...], g: RowSlices) -> None:
     if owner.part.holds == "sum":
         raise ValueError(
             f"Gradient '{path_of(owner.keys)}' comes by rows, and the state "
@@ -170,7 +159,7 @@ def _check_rows(
             "rows each: accumulate around `lazy`, as in `accumulate_gradients("
             "sparse.lazy(tx), k, sparse.RowSums(...))`."
         )
-    if not fits:
+    if len(shape) != len(g.shape) or shape[0] != g.shape[0]:
         raise ValueError(
             f"Gradient '{path_of(owner.keys)}' comes by rows and has shape {g.shape}. "
             f"The state '{path_of(keys)}' of shape {shape} can't be cut by these rows. "
@@ -180,15 +169,6 @@ def _check_rows(
             f"`MomentStorage(..., exclude=lambda path, param: path == "
             f"'{path_of(owner.keys)}')`."
         )
-
-
-def _shapes_without_gradient(cuts: list[_Cut]) -> dict[Keys, tuple[int, ...]]:
-    """The shapes of parameters without a gradient, as far as their moments tell."""
-    return {c.owner.keys: c.shape for c in cuts if c.owner is not None and c.g is None}
-
-
-def _inexact_leaves(params: PyTree) -> list[tuple[Keys, Any]]:
-    return [(keys, p) for keys, p in leaves_with_keys(params) if is_inexact(p)]
 
 
 def _take_param(g: Any, p: Any) -> Any:

@@ -109,18 +109,13 @@ def lookup(table: Any, ids: Any) -> jax.Array:
     place = places(table.indices, ids)
     count = table.indices.shape[0]
     found = table.indices.at[place].get(mode="fill", fill_value=-1) == ids
-    _check_announced(ids, found)
+    # Where both are known, outside of `jax.jit`, no id is missing.
+    if not isinstance(found, Tracer) and not found.all():
+        missing = np.asarray(ids)[~np.asarray(found)]
+        raise ValueError(
+            f"Row {missing.flat[0]} is looked up (one of {missing.size} such ids), and "
+            "the `ids` of `sparse.value_and_grad` did not announce it."
+        )
     # An id outside the table equals the index of the padding, which is no row.
     place = jnp.where(found & (ids < height), place, count)
     return rows_at(table.rows, sharded_like(place, as_given))
-
-
-def _check_announced(ids: jax.Array, found: jax.Array) -> None:
-    """Where both are known, outside of `jax.jit`, no id is missing."""
-    if isinstance(found, Tracer) or bool(jnp.all(found)):
-        return
-    missing = np.asarray(ids)[~np.asarray(found)]
-    raise ValueError(
-        f"Row {missing.flat[0]} is looked up (one of {missing.size} such ids), and the "
-        "`ids` of `sparse.value_and_grad` did not announce it."
-    )

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rmsprop_optax._foundation._alignment import MOMENTS
-from rmsprop_optax._foundation._axes import named_sharding, sharded_like
+from rmsprop_optax._foundation._axes import named_sharding, sharded_like, whole_rows
 from rmsprop_optax._foundation._checks import check_mapping, check_whole_number
 from rmsprop_optax._foundation._dtypes import wide_dtype
 from rmsprop_optax._foundation._state_fields import register, state_fields
@@ -32,7 +31,7 @@ class RowSumsState(NamedTuple):
     Attributes:
       values: For a table that comes by rows, the sums of its rows; else the sum.
       rows: For such a table, which rows these are, int32, padded with its height; else
-        None.
+        the number 0.
     """
 
     values: PyTree
@@ -43,7 +42,7 @@ register(RowSumsState, state_fields(values="sum", rows="full"))
 
 
 @dataclass(frozen=True)
-class RowSums:
+class RowSums(DenseSums):
     """Adds up gradients, some of which are `RowSlices`.
 
     Pass it as the argument ``sums`` of
@@ -82,17 +81,16 @@ class RowSums:
 
     def init(self, params: PyTree) -> RowSumsState:
         """Zeros for each parameter; for a table by rows, space for some of them."""
-        if not jax.tree.leaves(params):
-            # `optax.tree.map_params` calls `init` with a placeholder. With a leaf here it
-            # leaves the rows alone: their tree is not that of the parameters.
-            return RowSumsState(params, np.zeros((), np.int32))
-        self._check_paths(params)
+        # `optax.tree.map_params` calls `init` with a placeholder, which has no leaves.
+        if jax.tree.leaves(params):
+            self._check_paths(params)
         values, rows = [], []
         for path, p in leaves_with_paths(params):
             size = self.accumulate_rows.get(path)
             if p is None or size is None:
                 values.append(None if p is None else _zeros(p))
-                rows.append(None)
+                # A number, and not None, so that a tree of specs fits the rows too.
+                rows.append(None if p is None else jnp.zeros([], jnp.int32))
             else:
                 values.append(_zeros(p, size))
                 rows.append(jnp.full(size, jnp.shape(p)[0], jnp.int32))
@@ -103,7 +101,7 @@ class RowSums:
         columns = align(updates, acc_grads.values, acc_grads.rows)
         if columns is None:
             # Raises, with the path that does not match.
-            DenseSums().add(acc_grads.values, updates)
+            super().add(acc_grads.values, updates)
             raise ValueError(f"The gradients do not have the tree of the {MOMENTS}.")
         paths = [path for path, _ in leaves_with_paths(updates)]
         new = [_add(path, *row) for path, row in zip(paths, columns, strict=True)]
@@ -113,7 +111,9 @@ class RowSums:
         """The sums as plain arrays, which checkpoints and other libraries can hold."""
 
         def rows(leaf: Any) -> Any:
-            return leaf.indices if isinstance(leaf, RowSlices) else None
+            if isinstance(leaf, RowSlices):
+                return leaf.indices
+            return None if leaf is None else jnp.zeros([], jnp.int32)
 
         def values(leaf: Any) -> Any:
             return leaf.values if isinstance(leaf, RowSlices) else leaf
@@ -139,20 +139,18 @@ def _zeros(p: Any, rows: int | None = None) -> jax.Array:
     dtype = wide_dtype(jnp.result_type(p))
     if rows is None:
         return jnp.zeros_like(p, dtype)
-    sharding = named_sharding(p)
-    if sharding is not None:
-        sharding = jax.NamedSharding(sharding.mesh, jax.P(None, *sharding.spec[1:]))
+    sharding = whole_rows(named_sharding(p))
     return jnp.zeros((rows, *jnp.shape(p)[1:]), dtype, device=sharding)
 
 
 def _add(path: str, g: Any, total: Any, rows: Any) -> Any:
-    by_rows = rows is not None
-    if isinstance(g, RowSlices) and not by_rows:
-        raise ValueError(
-            f"Gradient '{path}' comes by rows and is accumulated: say how many rows the "
-            f"calls of one update touch at the most, `accumulate_rows={{'{path}': n}}`."
-        )
-    if not by_rows:
+    if rows is None or not jnp.ndim(rows):
+        if isinstance(g, RowSlices):
+            raise ValueError(
+                f"Gradient '{path}' comes by rows and is accumulated: say how many rows "
+                "the calls of one update touch at the most, "
+                f"`accumulate_rows={{'{path}': n}}`."
+            )
         return add_leaf(g, total)
     if g is None:
         raise ValueError(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmsprop_optax._foundation._axes import names_of
+from rmsprop_optax._foundation._axes import explicit_sharding, names_of, whole_rows
 from rmsprop_optax._foundation._dtypes import common_dtype
 from rmsprop_optax._foundation._types import Tracer
 
@@ -81,9 +81,7 @@ def places(rows: jax.Array, ids: jax.Array) -> jax.Array:
 
 def get_rows(table: jax.Array, indices: jax.Array, fill: Any = 0) -> jax.Array:
     """The rows with these indices; ``fill`` in the place of those beyond the end."""
-    sharding = _explicit_sharding(table)
-    if sharding is not None:  # the rows of a sharded table are whole on every device
-        sharding = jax.NamedSharding(sharding.mesh, jax.P(None, *sharding.spec[1:]))
+    sharding = whole_rows(explicit_sharding(table))
     rows = jnp.asarray(table).at[indices].get(mode="clip", out_sharding=sharding)
     inside = (indices < table.shape[0]).reshape(-1, *[1] * (table.ndim - 1))
     rows = jnp.where(inside, rows, jnp.asarray(fill, rows.dtype))
@@ -99,7 +97,7 @@ def rows_at(table: jax.Array, ids: jax.Array) -> jax.Array:
     table = jnp.asarray(table)
     if not table.shape[0]:  # XLA gathers nothing from nothing
         return jnp.full((*ids.shape, *table.shape[1:]), jnp.nan, table.dtype)
-    sharding = _explicit_sharding(table)
+    sharding = explicit_sharding(table)
     if sharding is not None:
         row = sharding.spec[1:]
         used = {name for part in row if part is not None for name in names_of(part)}
@@ -115,7 +113,7 @@ def rows_at(table: jax.Array, ids: jax.Array) -> jax.Array:
 
 def replicated(ids: jax.Array) -> jax.Array:
     """Ids that every device has all of, where shardings are a part of types."""
-    sharding = _explicit_sharding(ids)
+    sharding = explicit_sharding(ids)
     if sharding is None or not any(sharding.spec):
         return ids
     return jax.reshard(ids, jax.NamedSharding(sharding.mesh, jax.P()))
@@ -129,9 +127,7 @@ def table_of(
     is_sorted: bool = False,
 ) -> jax.Array:
     """A table with these rows added up, and zeros elsewhere."""
-    sharding = _explicit_sharding(rows)
-    if sharding is not None:
-        sharding = jax.NamedSharding(sharding.mesh, jax.P(None, *sharding.spec[1:]))
+    sharding = whole_rows(explicit_sharding(rows))
     table = jnp.zeros(shape, rows.dtype, out_sharding=sharding)
     return table.at[indices].add(
         rows, mode="drop", indices_are_sorted=is_sorted, out_sharding=sharding
@@ -140,18 +136,11 @@ def table_of(
 
 def set_rows(table: jax.Array, indices: jax.Array, rows: jax.Array) -> jax.Array:
     """The table with these rows; those with an index outside it are dropped."""
-    sharding = _explicit_sharding(table)
+    sharding = explicit_sharding(table)
     return jnp.asarray(table).at[indices].set(rows, mode="drop", out_sharding=sharding)
 
 
 def add_rows(table: jax.Array, indices: jax.Array, rows: jax.Array) -> jax.Array:
     """The table with ``rows`` added; those with an index outside it are dropped."""
-    sharding = _explicit_sharding(table)
+    sharding = explicit_sharding(table)
     return jnp.asarray(table).at[indices].add(rows, mode="drop", out_sharding=sharding)
-
-
-def _explicit_sharding(table: jax.Array) -> jax.NamedSharding | None:
-    """The sharding of the table where shardings are part of types, else None."""
-    sharding = jax.typeof(table).sharding
-    explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
-    return sharding if explicit else None

@@ -7,7 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._axes import named_sharding, sharded_like
+from rmsprop_optax._foundation._axes import (
+    explicit_sharding,
+    named_sharding,
+    sharded_like,
+)
 
 SUBLANES, LANES = 8, 128
 """The rows and columns of a tile, in which a TPU keeps an array."""
@@ -119,8 +123,8 @@ def shards_of_last_axis(x: Any) -> int:
 
 def _explicit_spec(x: jax.Array) -> tuple[Any, tuple[Any, ...]] | None:
     """The mesh and the spec of an array whose sharding is part of its type, else None."""
-    sharding = jax.typeof(x).sharding
-    if jax.sharding.AxisType.Explicit not in sharding.mesh.axis_types:
+    sharding = explicit_sharding(x)
+    if sharding is None:
         return None
     spec = tuple(sharding.spec)
     return sharding.mesh, (*spec, *[None] * (x.ndim - len(spec)))

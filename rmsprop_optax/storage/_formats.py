@@ -141,3 +141,8 @@ def _present(scale: jax.Array | None) -> jax.Array:
     if scale is None:
         raise TypeError("8-bit codes need their scales, got None.")
     return scale
+
+
+def format_of(dtype: jnp.dtype) -> Format:
+    """The format that stores in this dtype."""
+    return BlockFormat() if dtype in CODES else FloatFormat(dtype)

@@ -128,8 +128,7 @@ def average_params(
             return jnp.where(overwrites, step, u), ema
 
         updates, ema = map_moments(rule, updates, state.ema, params=params)
-        count = next_count(state.count)
-        return updates, AverageParamsState(count=count, ema=ema)
+        return updates, AverageParamsState(count=next_count(state.count), ema=ema)
 
     return check_states(optax.GradientTransformation(init_fn, update_fn))
 

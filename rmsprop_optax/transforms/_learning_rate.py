@@ -77,8 +77,7 @@ def scale_by_learning_rate(
         factor = as_number(sign * rate(count))
         updates = map_leaves(lambda g: g * real_like(factor, g), updates)
         if count is None:
-            return updates, ScaleByLearningRateState()
-        count = next_count(count)
-        return updates, optax.ScaleByScheduleState(count=count)
+            return updates, state
+        return updates, optax.ScaleByScheduleState(count=next_count(count))
 
     return optax.GradientTransformation(init_fn, update_fn)

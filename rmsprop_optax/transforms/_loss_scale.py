@@ -75,11 +75,10 @@ def unscale_loss(loss_scale: Scalar) -> optax.GradientTransformation:
 def divide_wide(updates: PyTree, scale: jax.Array) -> PyTree:
     """Updates divided by a real number, in float32 or wider."""
 
-    def divide(values: Any) -> jax.Array:
-        wide = cast(values, wide_dtype(jnp.result_type(values)))
-        return wide / real_like(as_number(scale), wide)
+    def divide(g: Any) -> Any:
+        if g is None:
+            return None
+        wide = map_values(lambda x: cast(x, wide_dtype(jnp.result_type(x))), g)
+        return map_values(lambda x: x / real_like(as_number(scale), x), wide)
 
-    def divide_leaf(g: Any) -> Any:
-        return None if g is None else map_values(divide, g)
-
-    return jax.tree.map(divide_leaf, updates, is_leaf=is_leaf)
+    return jax.tree.map(divide, updates, is_leaf=is_leaf)

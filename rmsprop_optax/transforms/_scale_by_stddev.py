@@ -114,60 +114,36 @@ def scale_by_stddev(
     check_non_negative("initial_scale", initial_scale)
     check_flag("eps_in_sqrt", eps_in_sqrt)
     check_flag("bias_correction", bias_correction)
-    make = _scale_by_corrected_stddev if bias_correction else _scale_by_stddev
-    return make(decay, eps, initial_scale, eps_in_sqrt)
 
-
-def _scale_by_stddev(
-    decay: Scalar, eps: Scalar, initial_scale: Scalar, eps_in_sqrt: bool
-) -> optax.GradientTransformation:
-    def init_fn(params: PyTree) -> ScaleByStddevState:
-        return ScaleByStddevState(
-            mu=init_moment(params), nu=init_moment(params, initial_scale, real=True)
-        )
-
-    def update_fn(
-        updates: PyTree, state: PyTree, params: PyTree = None
-    ) -> tuple[PyTree, ScaleByStddevState]:
-        del params
-
-        def rule(g: jax.Array, mu: jax.Array, nu: jax.Array) -> tuple[jax.Array, ...]:
-            mu, nu = rules.variance(g, mu, nu, decay)
-            return rules.normalize(g, nu, eps, eps_in_sqrt=eps_in_sqrt), mu, nu
-
-        updates, mu, nu = map_moments(rule, updates, state.mu, state.nu)
-        return updates, ScaleByStddevState(mu=mu, nu=nu)
-
-    return check_states(optax.GradientTransformation(init_fn, update_fn))
-
-
-def _scale_by_corrected_stddev(
-    decay: Scalar, eps: Scalar, initial_scale: Scalar, eps_in_sqrt: bool
-) -> optax.GradientTransformation:
-    def init_fn(params: PyTree) -> ScaleByStddevWithCountState:
+    def init_fn(params: PyTree) -> PyTree:
         mu = init_moment(params)
-        return ScaleByStddevWithCountState(
-            count=jnp.zeros([], jnp.int32),
-            row_counts=jax.tree.map(_row_counts, mu, is_leaf=is_leaf),
-            mu=mu,
-            nu=init_moment(params, initial_scale, real=True),
-        )
+        nu = init_moment(params, initial_scale, real=True)
+        if not bias_correction:
+            return ScaleByStddevState(mu=mu, nu=nu)
+        row_counts = jax.tree.map(_row_counts, mu, is_leaf=is_leaf)
+        return ScaleByStddevWithCountState(jnp.zeros([], jnp.int32), row_counts, mu, nu)
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None
-    ) -> tuple[PyTree, ScaleByStddevWithCountState]:
+    ) -> tuple[PyTree, PyTree]:
         del params
-        clock = next_count(state.count)
+        counts = state.row_counts if bias_correction else None
+        clock = next_count(state.count) if bias_correction else None
 
         def rule(
-            g: jax.Array, mu: jax.Array, nu: jax.Array, count: jax.Array
+            g: jax.Array, mu: jax.Array, nu: jax.Array, count: jax.Array | None = None
         ) -> tuple[jax.Array, ...]:
-            mu, nu = rules.corrected_variance(g, mu, nu, decay, count)
-            variance = rules.lazy_variance(mu, nu, decay, count + 1, clock)
+            if clock is None or count is None:
+                mu, nu = rules.variance(g, mu, nu, decay)
+                variance = nu
+            else:
+                mu, nu = rules.corrected_variance(g, mu, nu, decay, count)
+                variance = rules.lazy_variance(mu, nu, decay, count + 1, clock)
             return rules.normalize(g, variance, eps, eps_in_sqrt=eps_in_sqrt), mu, nu
 
-        counts = state.row_counts
         new, mu, nu = map_moments(rule, updates, state.mu, state.nu, beside=counts)
+        if clock is None:
+            return new, ScaleByStddevState(mu=mu, nu=nu)
         counts = jax.tree.map(_count_update, updates, counts, is_leaf=is_leaf)
         return new, ScaleByStddevWithCountState(clock, counts, mu, nu)
 

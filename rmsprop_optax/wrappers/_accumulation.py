@@ -1,7 +1,7 @@
 """Gradient accumulation: the mean of k gradients, one update."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,32 +59,19 @@ class AccumulateGradientsState(NamedTuple):
 register(AccumulateGradientsState, state_fields(acc_grads="sum"))
 
 
-class GradientSums(Protocol):
-    """How gradients are added up, and how the sums are kept in the state."""
-
-    def init(self, params: PyTree) -> PyTree:
-        """What the state keeps before the first gradient."""
-        ...
-
-    def add(self, acc_grads: PyTree, updates: PyTree) -> PyTree:
-        """The sums with one more gradient, as a tree of gradients."""
-        ...
-
-    def store(self, sums: PyTree) -> PyTree:
-        """The sums as the state keeps them."""
-        ...
-
-
 @dataclass(frozen=True)
 class DenseSums:
-    """Sums of dense gradients, one array for each parameter."""
+    """How dense gradients are added up, and how the sums are kept in the state.
+
+    One array for each parameter. `sparse.RowSums` does it for gradients by rows too.
+    """
 
     def init(self, params: PyTree) -> PyTree:
         """Zeros in the parameter's dtype or float32, whichever is wider."""
         return init_moment(params)
 
     def add(self, acc_grads: PyTree, updates: PyTree) -> PyTree:
-        """The sums with one more gradient."""
+        """The sums with one more gradient, as a tree of gradients."""
         for path, g in leaves_with_paths(updates):
             if is_gradient_leaf(g):
                 raise TypeError(
@@ -97,7 +84,7 @@ class DenseSums:
         return rebuild(acc_grads, [add_leaf(g, total) for g, total in rows])
 
     def store(self, sums: PyTree) -> PyTree:
-        """The sums as they are."""
+        """The sums as the state keeps them."""
         return sums
 
 
@@ -112,7 +99,7 @@ def add_leaf(g: Any, total: Any) -> Any:
 def accumulate_gradients(
     inner: optax.GradientTransformation,
     gradient_accumulation_steps: Count | Schedule,
-    sums: GradientSums | None = None,
+    sums: DenseSums | None = None,
     use_grad_mean: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Runs ``inner`` once every k calls, on the mean of the k gradients.
@@ -204,7 +191,9 @@ def accumulate_gradients(
             state.inner_state,
             combine=lambda pair: adds.add(*pair),
         )
-        left = jax.tree.map(_left, updates, total, outcome.unused, is_leaf=is_leaf)
+        left = jax.tree.map(
+            _carried_over, updates, total, outcome.unused, is_leaf=is_leaf
+        )
         return outcome.updates, AccumulateGradientsState(
             count=jnp.where(is_last, 0, state.count + 1).astype(jnp.int32),
             gradient_step=jnp.where(
@@ -253,6 +242,6 @@ def has_updated(opt_state: PyTree) -> jax.Array:
     return (state.count == 0) & (state.gradient_step > 0)
 
 
-def _left(g: Any, total: Any, unused: Any) -> Any:
-    """The sum after a call. Without a gradient in this call it waits for the next one."""
+def _carried_over(g: Any, total: Any, unused: Any) -> Any:
+    """What is left in the accumulator: a leaf without a gradient keeps its sum."""
     return total if g is None else unused

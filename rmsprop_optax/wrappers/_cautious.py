@@ -39,8 +39,9 @@ def cautious(
       >>> tx = rmsprop_optax.cautious(rmsprop_optax.rmsprop(1.0, momentum=0.9))
       >>> state = tx.init(jnp.zeros(2))
       >>> _, state = tx.update(jnp.array([1.0, 1.0]), state)
-      >>> print(tx.update(jnp.array([1.0, -0.01]), state)[0])
-      [-10.28041  -0.     ]
+      >>> updates, _ = tx.update(jnp.array([1.0, -0.01]), state)
+      >>> print([f"{u:.3f}" for u in updates])
+      ['-10.280', '-0.000']
 
     References:
       Liang et al., [Cautious Optimizers](https://arxiv.org/abs/2411.16085), 2024; timm,

@@ -99,7 +99,13 @@ def dynamic_loss_scale(
 
     def init_fn(params: PyTree) -> DynamicLossScaleState:
         inner_state = inner.init(params)
-        _check_no_scale(inner_state)
+        found = find_states(inner_state, *_SCALED)
+        if found:
+            raise ValueError(
+                f"The inner transformation has a loss scale already, at {found[0][0]!r}: "
+                "gradients would be divided twice. Leave `loss_scale_factor` and "
+                "`unscale_loss` out of it."
+            )
         return DynamicLossScaleState(
             count=jnp.zeros([], jnp.int32),
             # A copy: a donated step must not delete the user's own array.
@@ -129,16 +135,6 @@ def dynamic_loss_scale(
         )
 
     return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))
-
-
-def _check_no_scale(inner_state: PyTree) -> None:
-    found = find_states(inner_state, *_SCALED)
-    if found:
-        raise ValueError(
-            f"The inner transformation has a loss scale already, at {found[0][0]!r}: "
-            "gradients would be divided twice. Leave `loss_scale_factor` and "
-            "`unscale_loss` out of it."
-        )
 
 
 def scale_loss(loss: jax.Array, opt_state: PyTree) -> jax.Array:

@@ -76,35 +76,38 @@ def keep_update_dtypes(
 
 
 def keep_types(old: PyTree, new: PyTree) -> PyTree:
-    """``new`` in the dtypes and shardings of ``old``: Optax's follow the gradients'."""
+    """``new`` in the dtypes and shardings of ``old``: Optax's follow the gradients'.
+
+    Where Optax makes a moment None for want of a gradient, the old one stays.
+    """
 
     def keep(old_leaf: Any, leaf: Any) -> Any:
+        if leaf is None:
+            return old_leaf
         if not hasattr(leaf, "dtype"):
             return leaf
         return sharded_like(cast(leaf, old_leaf.dtype), old_leaf)
 
-    same = jax.tree.structure(old) == jax.tree.structure(new)
-    return jax.tree.map(keep, old, new) if same else new
+    return jax.tree.map(keep, old, new)
 
 
 def round_to(updates: PyTree, new: PyTree) -> PyTree:
-    """``new`` in the dtypes of ``updates``."""
-    return jax.tree.map(_round_to, updates, new, is_leaf=is_leaf)
+    """``new`` in the dtypes of ``updates``; where there was no gradient, as it is."""
+
+    def round_leaf(update: Any, new: Any) -> Any:
+        if update is None:
+            return new
+        return map_values(lambda x: narrow(x, leaf_dtype(update)), new)
+
+    return jax.tree.map(round_leaf, updates, new, is_leaf=is_leaf)
 
 
 def _widen(leaf: Any) -> Any:
-    return map_values(_widen_array, leaf) if is_inexact(leaf) else leaf
-
-
-def _widen_array(x: Any) -> Any:
-    dtype = wide_dtype(leaf_dtype(x))
-    if isinstance(x, jax.ShapeDtypeStruct):
-        return x.update(dtype=dtype)
-    return x if leaf_dtype(x) == dtype else cast(x, dtype)
-
-
-def _round_to(update: Any, new: PyTree) -> PyTree:
-    """``new`` in the dtype of ``update``; where there was no gradient, as it is."""
-    if update is None:
-        return new
-    return map_values(lambda values: narrow(values, leaf_dtype(update)), new)
+    if not is_inexact(leaf):
+        return leaf
+    dtype = wide_dtype(leaf_dtype(leaf))
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.update(dtype=dtype)
+    return (
+        leaf if leaf_dtype(leaf) == dtype else map_values(lambda x: cast(x, dtype), leaf)
+    )

@@ -13,6 +13,7 @@ from rmsprop_optax._foundation._dtypes import common_dtype, leaf_dtype, real_dty
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf
 from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.wrappers._precision import keep_types
 
 
 class _RealPair(NamedTuple):
@@ -69,33 +70,33 @@ def split_complex(
         else:
             updates = jax.tree.map(_split_as, updates, params, is_leaf=is_leaf)
             params = _split(params)
+        old = state
         new, state = inner.update(updates, _split(state), params, **extra_args)
-        return _join(new), _join(state)
+        return _join(new), keep_types(old, _join(state))
 
     return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))
 
 
+def _is_complex(leaf: Any) -> bool:
+    return is_inexact(leaf) and jnp.issubdtype(leaf_dtype(leaf), jnp.complexfloating)
+
+
 def _split(tree: PyTree) -> PyTree:
-    return jax.tree.map(_split_leaf, tree)
-
-
-def _split_leaf(leaf: Any) -> Any:
-    if not (is_inexact(leaf) and jnp.issubdtype(leaf_dtype(leaf), jnp.complexfloating)):
-        return leaf
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        part = leaf.update(dtype=real_dtype(leaf.dtype))
-        return _RealPair(part, part)
-    return _RealPair(jnp.real(leaf), jnp.imag(leaf))
+    return jax.tree.map(lambda x: _parts(x) if _is_complex(x) else x, tree)
 
 
 def _split_as(update: Any, p: PyTree) -> Any:
     """The gradient in as many parts as its parameter, also where it is None or real."""
-    is_complex = is_inexact(p) and jnp.issubdtype(leaf_dtype(p), jnp.complexfloating)
-    if not is_complex:
-        return update
-    if update is None:
+    return _parts(update) if _is_complex(p) else update
+
+
+def _parts(leaf: Any) -> _RealPair:
+    if leaf is None:
         return _RealPair(None, None)
-    return _RealPair(jnp.real(update), jnp.imag(update))
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        part = leaf.update(dtype=real_dtype(leaf.dtype))
+        return _RealPair(part, part)
+    return _RealPair(jnp.real(leaf), jnp.imag(leaf))
 
 
 def _join(tree: PyTree) -> PyTree:

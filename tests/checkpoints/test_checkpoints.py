@@ -15,7 +15,7 @@ pytest.importorskip("orbax.checkpoint", reason="pip install 'rmsprop_optax[check
 import rmsprop_optax as ro
 from rmsprop_optax import describe, parallel
 from rmsprop_optax.checkpoints import CheckpointError, Checkpoints
-from rmsprop_optax.checkpoints._sums import bit_sum
+from rmsprop_optax.checkpoints import _bit_sum as bit_sum
 from tests.parallel import _problem
 from tests.parallel._problem import mesh
 

@@ -48,7 +48,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "loss_scale_factor": 8.0,
     },
 }
-every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+
+
+def _options(*default: str) -> Any:
+    """All options; those that are not named are slow."""
+    cases = [
+        pytest.param(
+            options, id=name, marks=[] if name in default else [pytest.mark.slow]
+        )
+        for name, options in OPTIONS.items()
+    ]
+    return pytest.mark.parametrize("options", cases)
 
 
 class Theirs:
@@ -84,7 +94,7 @@ class Theirs:
             variable.assign(array)
 
 
-@every_option
+@_options("all")
 def test_thirty_steps_there_and_thirty_here(options: dict[str, Any]) -> None:
     given = problem()
     theirs = Theirs(given.params, learning_rate=0.01, **options).train(given, 0, HALF)
@@ -100,7 +110,7 @@ def test_thirty_steps_there_and_thirty_here(options: dict[str, Any]) -> None:
         assert_close(finalize(mine.params, mine.state), theirs.params(), given)
 
 
-@every_option
+@_options("all")
 def test_thirty_steps_here_and_thirty_there(options: dict[str, Any]) -> None:
     given = problem(1)
     whole = Theirs(given.params, learning_rate=0.01, **options).train(given, 0, WHOLE)
@@ -117,7 +127,7 @@ def test_thirty_steps_here_and_thirty_there(options: dict[str, Any]) -> None:
     assert int(theirs.optimizer._iterations) == WHOLE
 
 
-@every_option
+@_options("plain", "all")
 def test_there_and_back_again_loses_nothing(options: dict[str, Any]) -> None:
     given = problem(2)
     theirs = Theirs(given.params, learning_rate=0.01, **options).train(given, 0, HALF)

@@ -26,7 +26,7 @@ def _mean_square(params: Any, batch: Any) -> Any:
 
 
 @every_kind
-@pytest.mark.parametrize("micro_steps", [1, 2])
+@pytest.mark.parametrize("micro_steps", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_each_device_and_micro_step_has_its_own_key(kind: str, micro_steps: int) -> None:
     def loss_fn(params: Any, batch: Any, key: Any) -> Any:
         draw = jax.random.uniform(key)

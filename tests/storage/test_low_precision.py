@@ -46,7 +46,8 @@ def values(state: LowPrecisionState) -> Any:
 
 
 def normal(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), shape)
+    """Drawn with NumPy, which compiles nothing for a new shape."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def inner(state: Any) -> Any:
@@ -74,7 +75,17 @@ def train(tx: Any, steps: int = 300) -> float:
     return float(loss_fn(params))
 
 
-@pytest.mark.parametrize("name", ANY)
+# A first and a second moment, a momentum with a sign alone, a sum of squares, and ours.
+BY_DEFAULT = {"adam", "lion", "adagrad", "ours"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in BY_DEFAULT else pytest.mark.slow)
+        for name in ANY
+    ],
+)
 @pytest.mark.parametrize(
     "kind", ["int8", pytest.param("bfloat16", marks=pytest.mark.slow)]
 )
@@ -204,7 +215,8 @@ def test_which_leaves() -> None:
         return path == "embedding" and param.ndim == 2
 
     storage = ro.MomentStorage("int8", exclude=is_embedding)
-    state = ro.low_precision(ro.scale_by_stddev(), storage).init(params)
+    init = ro.low_precision(ro.scale_by_stddev(), storage).init
+    state = jax.eval_shape(init, params)
     nu, (_, scales) = state.inner_state.nu, state.scales
     assert state.inner_state.mu["complex"].dtype == "complex64"
     assert nu["complex"].dtype == "uint8"  # the mean of |g|² is real
@@ -215,7 +227,8 @@ def test_which_leaves() -> None:
     assert nu["kernel"].dtype == "uint8"
     assert state.inner_state.mu["kernel"].dtype == "int8"
     assert scales["kernel"].shape == (64, 1)  # one block of 100
-    nu = ro.low_precision(ro.scale_by_rms(), INT8).init(params).inner_state.nu
+    init = ro.low_precision(ro.scale_by_rms(), INT8).init
+    nu = jax.eval_shape(init, params).inner_state.nu
     coded = {n for n, x in nu.items() if x is not None and x.dtype == "uint8"}
     assert coded == {"embedding", "kernel", "bias", "complex"}
 
@@ -257,14 +270,18 @@ def test_a_class_that_is_not_known_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "make"),
-    [("sm3", lambda: optax.sm3(0.1)), ("adan", lambda: optax.adan(0.1))],
+    ("make", "rounding"),
+    [
+        (optax.sm3, "nearest"),
+        (optax.adan, "stochastic"),
+        pytest.param(optax.sm3, "stochastic", marks=pytest.mark.slow),
+        pytest.param(optax.adan, "nearest", marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
-def test_signs_are_kept(name: str, make: Any, rounding: Any) -> None:
+def test_signs_are_kept(make: Any, rounding: Any) -> None:
     """Of a momentum called `nu`, and of an average of differences called `v`."""
     storage = ro.MomentStorage("int8", min_size=0, rounding=rounding)
-    steps = {"exact": make(), "low": ro.low_precision(make(), storage)}
+    steps = {"exact": make(0.1), "low": ro.low_precision(make(0.1), storage)}
     signs = jnp.tile(jnp.array([1.0, -1.0]), 32).reshape(8, 8)
     found = {}
     for kind, tx in steps.items():
@@ -300,7 +317,7 @@ def test_where_nothing_is_stored_a_warning_says_so(make: Any, params: Any) -> No
     tx = ro.low_precision(make(), "int8")
     with pytest.warns(UserWarning, match="No moment is stored as 'int8'"):
         state = tx.init(params)
-    tx.update(params, state, params)  # says it no second time
+    jax.eval_shape(tx.update, params, state, params)  # says it no second time
 
 
 def test_a_state_of_other_blocks() -> None:
@@ -313,7 +330,7 @@ def test_a_state_of_other_blocks() -> None:
     params = normal((4, 128))
     _, state = jax.jit(old.update)(params, old.init(params), params)
     with pytest.raises(ValueError, match=r"2 blocks .* `block_size` is 16.*encode_state"):
-        jax.jit(new.update)(params, state, params)
+        jax.eval_shape(new.update, params, state, params)
     stored = ro.encode_state(state, new.init(params))
     chex.assert_trees_all_equal_shapes_and_dtypes(stored, new.init(params))
     assert stored.inner_state.seed == state.inner_state.seed
@@ -322,20 +339,20 @@ def test_a_state_of_other_blocks() -> None:
         after.mu, before.mu, atol=0.02 * float(jnp.abs(before.mu).max())
     )
     assert after.count == before.count == 1
-    jax.jit(new.update)(params, stored, params)
+    jax.eval_shape(new.update, params, stored, params)
 
 
 def test_a_run_goes_on_with_other_storage() -> None:
     params = normal((8, 64))
     kinds = [None, "bfloat16", ro.MomentStorage("int8", min_size=0)]
     txs = [ro.rmsprop(0.1, momentum=0.9, moment_storage=kind) for kind in kinds]
-    for old, new in itertools.permutations(txs, 2):
-        _, state = old.update(params, old.init(params), params)
+    runs = [(tx, jax.jit(tx.update)(params, tx.init(params), params)[1]) for tx in txs]
+    for (_, state), (new, _) in itertools.permutations(runs, 2):
         stored = ro.encode_state(state, new.init(params))
         chex.assert_trees_all_equal_shapes_and_dtypes(stored, new.init(params))
         before, after = (optax.tree.get(decode_state(x), "nu") for x in (state, stored))
         np.testing.assert_allclose(np.sqrt(after), np.sqrt(before), rtol=0.01, atol=0.01)
-        new.update(params, stored, params)
+        jax.eval_shape(new.update, params, stored, params)
     with pytest.raises(ValueError, match="not states of one optimizer"):
         ro.encode_state(optax.adam(0.1).init(params), txs[0].init(params))
 
@@ -393,6 +410,13 @@ def test_float64_holds_everything() -> None:
         np.testing.assert_allclose(state.inner_state.nu, 0.001, rtol=1e-6)
 
 
+@partial(jax.jit, static_argnums=0)
+def _constant_gradient(storage: Any, decay: Any, steps: Any, g: Any, state: Any) -> Any:
+    """One program for all decays and numbers of steps."""
+    tx = ro.low_precision(ro.scale_by_rms(decay), storage)
+    return jax.lax.fori_loop(0, steps, lambda _, state: tx.update(g, state)[1], state)
+
+
 @pytest.mark.parametrize("kind", ["int8", "bfloat16"])
 @pytest.mark.parametrize("start", [0.0, 1.0])
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.99, 0.999, 0.9999])
@@ -402,14 +426,10 @@ def test_an_average_reaches_its_fixed_point(
     """A constant gradient: nu goes to g², within what the storage tells apart."""
     g = jnp.array(np.logspace(-1, 0, 256), jnp.float32).reshape(4, 64)
     storage = ro.MomentStorage(kind, min_size=0)
-    tx = ro.low_precision(ro.scale_by_rms(decay, initial_scale=start), storage)
+    state = ro.low_precision(ro.scale_by_rms(initial_scale=start), storage).init(g)
     steps = int(12 / (1 - decay))
-
-    def step(state: Any, _: None) -> tuple[Any, None]:
-        return tx.update(g, state)[1], None
-
-    run = jax.jit(lambda state: jax.lax.scan(step, state, length=steps)[0])
-    nu = np.asarray(values(run(tx.init(g))).nu, np.float64)
+    state = _constant_gradient(storage, decay, steps, g, state)
+    nu = np.asarray(values(state).nu, np.float64)
     past = decay ** np.float64(steps)
     root = np.sqrt(np.asarray(g, np.float64) ** 2 * (1 - past) + start * past)
     code = root.max(axis=1, keepdims=True) / 255 if kind == "int8" else root / 128
@@ -498,7 +518,9 @@ def test_near_to_float32_over_a_run() -> None:
     assert np.linalg.norm(runs["bfloat16"] - runs[None]) < 0.02 * moved
 
 
-@pytest.mark.parametrize("storage", [INT8, "bfloat16"])
+@pytest.mark.parametrize(
+    "storage", [INT8, pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_with_everything_else_under_inject_hyperparams(storage: Any) -> None:
     make = optax.inject_hyperparams(
         ro.rmsprop, static_args=("weight_decay_mask", "moment_storage")
@@ -522,15 +544,16 @@ def test_rows_that_are_not_touched_keep_their_codes() -> None:
     grads = RowSlices(jnp.arange(50), normal((50, 8)), (50, 8))
     update = jax.jit(tx.update)
     _, state = update(grads, tx.init(table))
-    grads = RowSlices(jnp.array([3, 7, 3]), normal((3, 8), 1), (50, 8))
+    grads = RowSlices(np.resize([3, 7], 50), normal((50, 8), 1), (50, 8))
     updates, new = update(grads, state)
-    assert list(updates.indices) == [3, 7, 50]
+    assert list(updates.indices) == [3, 7, *[50] * 48]
     others = np.setdiff1d(np.arange(50), [3, 7])
     before, after = jax.tree.leaves(inner(state)), jax.tree.leaves(inner(new))
     for old, x in zip(before, after, strict=True):
         if x.ndim:
+            old, x = np.asarray(old), np.asarray(x)
             np.testing.assert_array_equal(old[others], x[others])
-            assert np.all(np.any(old[jnp.array([3, 7])] != x[jnp.array([3, 7])], axis=1))
+            assert np.all(np.any(old[[3, 7]] != x[[3, 7]], axis=1))
 
 
 @pytest.mark.parametrize("storage", [NEAREST, ro.MomentStorage("bfloat16")])
@@ -550,9 +573,13 @@ def test_all_rows_are_the_dense_step(storage: Any) -> None:
 
 def test_rows_of_one_value_are_refused() -> None:
     tx = sparse.lazy(ro.low_precision(ro.scale_by_rms(), INT8))
-    grads = {"t": RowSlices(jnp.array([1]), jnp.ones(1), (50,))}
+
+    def update() -> Any:
+        grads = {"t": RowSlices(jnp.array([1]), jnp.ones(1), (50,))}
+        return tx.update(grads, tx.init({"t": jnp.zeros(50)}))
+
     with pytest.raises(ValueError, match=r"'t' comes by rows .*scales/0/t'.*exclude"):
-        tx.update(grads, tx.init({"t": jnp.zeros(50)}))
+        jax.eval_shape(update)
 
 
 def step_of(tx: Any) -> Any:
@@ -577,15 +604,27 @@ TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+# Whole rows, blocks that are cut, and one axis; each type of axis.
+SHARDED_BY_DEFAULT = {
+    (AxisType.Auto, "adam", "int8", "rows"),
+    (AxisType.Explicit, "adam", "int8", "shards of 67, a prime number"),
+    (AxisType.Auto, "adam", "int8", "a vector"),
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "kind", "where"),
+    ("axis_type", "name", "kind", "where"),
     [
         pytest.param(
             *case,
-            marks=[] if case[:2] == ("adam", "int8") else pytest.mark.slow,
+            marks=[] if case in SHARDED_BY_DEFAULT else pytest.mark.slow,
         )
-        for case in itertools.product(TRANSFORMATIONS, ("int8", "bfloat16"), SHARDED)
+        for case in itertools.product(
+            (AxisType.Auto, AxisType.Explicit),
+            TRANSFORMATIONS,
+            ("int8", "bfloat16"),
+            SHARDED,
+        )
     ],
 )
 def test_sharded(axis_type: Any, name: str, kind: str, where: str) -> None:
@@ -702,8 +741,16 @@ Y = jnp.sin(3 * X)
 SMALL = ro.MomentStorage("int8", min_size=16)
 
 
-@pytest.mark.parametrize("storage", [SMALL, "bfloat16"])
-@pytest.mark.parametrize("make", [lambda: optax.adam(0.01), lambda: ro.rmsprop(0.01)])
+@pytest.mark.parametrize(
+    "storage", [SMALL, pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: optax.adam(0.01), marks=pytest.mark.slow),
+        lambda: ro.rmsprop(0.01),
+    ],
+)
 def test_in_nnx(make: Any, storage: Any) -> None:
     model = nnx.Sequential(
         nnx.Linear(1, 64, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(64, 1, rngs=nnx.Rngs(1))
@@ -770,18 +817,21 @@ def test_in_equinox() -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "bfloat16", "float16"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"]
+)
 def test_strict_dtype_promotion(kind: str, dtype: str) -> None:
+    """Of a centered state; the other rows are in `tests/conformance/test_modes.py`."""
     storage = ro.MomentStorage(kind, min_size=0)
     params = {"w": jnp.ones((4, 32), dtype)}
     with jax.numpy_dtype_promotion("strict"):
-        for tx in (
-            ro.rmsprop(momentum=0.9, centered=True, moment_storage=storage),
-            ro.low_precision(ro.scale_by_stddev(bias_correction=True), storage),
-        ):
-            _, state = tx.update(params, tx.init(params), params)
-            updates, state = tx.update(params, state, params)
-            assert np.isfinite(updates["w"]).all()
+        tx = ro.rmsprop(
+            momentum=0.9, centered=True, bias_correction=True, moment_storage=storage
+        )
+        update = jax.jit(tx.update)
+        _, state = update(params, tx.init(params), params)
+        updates, state = update(params, state, params)
+        assert np.isfinite(updates["w"]).all()
 
 
 def test_the_seed_decides() -> None:

@@ -10,17 +10,23 @@ import pytest
 
 from rmsprop_optax import accumulate_gradients, has_updated, rmsprop, skip_nonfinite
 
+INNER = rmsprop(0.1, momentum=0.9, weight_decay=0.1)
+
+
+@jax.jit
+def _one_call(k: Any, g: Any, state: Any, params: Any) -> Any:
+    """The number of calls is traced: one program for all."""
+    return accumulate_gradients(INNER, k).update(g, state, params)
+
 
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_is_one_step_on_the_mean(k: int) -> None:
     gs = np.random.default_rng(0).integers(-8, 8, size=(4 * k, 3)).astype(np.float32) * k
-    params = jnp.ones(3)
-    inner = rmsprop(0.1, momentum=0.9, weight_decay=0.1)
-    tx = accumulate_gradients(inner, k)
-    state, inner_state, expected = tx.init(params), inner.init(params), params
-    update = jax.jit(tx.update)
+    params, inner = jnp.ones(3), INNER
+    state, inner_state = accumulate_gradients(inner, k).init(params), inner.init(params)
+    expected = params
     for t in range(4 * k):
-        updates, state = update(gs[t], state, params)
+        updates, state = _one_call(k, gs[t], state, params)
         params = optax.apply_updates(params, updates)
         if (t + 1) % k:
             assert not updates.any()
@@ -164,8 +170,20 @@ def test_an_update_in_another_dtype_or_missing_is_what_inner_made() -> None:
     np.testing.assert_array_equal(jax.tree.leaves(state.acc_grads), np.zeros((3, 2)))
 
 
-@pytest.mark.parametrize("use_grad_mean", [True, False])
-@pytest.mark.parametrize("every_k", [3, lambda step: jnp.where(step < 2, 2, 3)])
+def _calls(step: jax.Array) -> jax.Array:
+    """A schedule of k."""
+    return jnp.where(step < 2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("every_k", "use_grad_mean"),
+    [
+        (3, False),
+        (_calls, True),
+        pytest.param(3, True, marks=pytest.mark.slow),
+        pytest.param(_calls, False, marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_optax_multi_steps(every_k: Any, use_grad_mean: bool) -> None:
     """A schedule of k, sums or means, and whether the last call was an update."""
     inner = optax.adam(optax.linear_schedule(0.1, 0.0, 5))

@@ -1,11 +1,21 @@
 """A chain inside `in_float32` rounds once, at its end."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import in_float32, rmsprop, scale_by_learning_rate
+from rmsprop_optax import (
+    accumulate_gradients,
+    dynamic_loss_scale,
+    in_float32,
+    rmsprop,
+    scale_by_learning_rate,
+    skip_nonfinite,
+)
 
 
 def test_rounds_once() -> None:
@@ -37,3 +47,26 @@ def test_what_is_wide_or_missing_passes() -> None:
     grads = {"a": jnp.array(1 / 3), "b": None, "c": jnp.array(1 + 2j)}
     updates, _ = tx.update(grads, tx.init(grads))
     assert updates == grads
+
+
+@pytest.mark.parametrize("jit", [jax.jit, lambda f: f], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        in_float32,
+        skip_nonfinite,
+        lambda tx: accumulate_gradients(tx, 1),
+        lambda tx: dynamic_loss_scale(tx, 1.0),
+    ],
+    ids=["in_float32", "skip_nonfinite", "accumulate_gradients", "dynamic_loss_scale"],
+)
+def test_a_moment_that_optax_drops_for_want_of_a_gradient_stays(
+    wrap: Any, jit: Any
+) -> None:
+    tx = wrap(optax.trace(0.5))
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    state = tx.init(params)
+    for a in (jnp.ones(2), None, jnp.zeros(2)):
+        updates, state = jit(tx.update)({"a": a, "b": jnp.ones(3)}, state, params)
+    np.testing.assert_array_equal(updates["a"], [0.5, 0.5])
+    np.testing.assert_array_equal(updates["b"], [1.75, 1.75, 1.75])

@@ -27,6 +27,16 @@ def test_an_infinite_part_leaves_the_other_alone() -> None:
     assert update == complex(np.inf, 1.0)
 
 
+def test_a_moment_without_a_gradient_stays_as_it_was() -> None:
+    tx = ro.split_complex(optax.trace(0.5))
+    params = {"a": jnp.array(1 + 1j), "b": jnp.array(2.0)}
+    state = tx.init(params)
+    for a in (jnp.array(1 + 2j), None, jnp.array(0j)):
+        updates, state = tx.update({"a": a, "b": jnp.array(1.0)}, state, params)
+    assert updates["a"] == 0.5 + 1j
+    assert updates["b"] == 1.75
+
+
 def test_missing_and_real_gradients_of_a_complex_parameter() -> None:
     tx = ro.dialects.torch(1.0, alpha=0.0, eps=1.0, momentum=0.5)
     params = {"a": jnp.array(1 + 1j), "b": jnp.array(2 + 0j), "c": jnp.array(3.0)}

@@ -1,5 +1,9 @@
-"""Checkpoints of a run, written whole or not at all by Orbax, and checked when read."""
+"""Parameters and optimizer state on disk, with Orbax: whole, or not at all.
 
+Needs `pip install 'rmsprop_optax[checkpoints]'`.
+"""
+
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -15,8 +19,9 @@ import numpy as np
 from rmsprop_optax._foundation._checks import check_whole_number
 from rmsprop_optax._foundation._trees import leaves_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.checkpoints._configuration import configuration, differences, digest
-from rmsprop_optax.checkpoints._sums import bit_sum
+from rmsprop_optax.storage._rounding import hash_bits, mix
+
+__all__ = ["CheckpointError", "Checkpoints"]
 
 
 class CheckpointError(Exception):
@@ -68,7 +73,13 @@ class Checkpoints:
     def __init__(
         self, folder: str | Path, description: str = "", max_to_keep: int = 2
     ) -> None:
-        self._ocp = _import_orbax()
+        try:
+            import orbax.checkpoint as ocp
+        except ImportError as error:
+            raise ImportError(
+                "Checkpoints need Orbax: pip install 'rmsprop_optax[checkpoints]'."
+            ) from error
+        self._ocp: Any = ocp
         check_whole_number("max_to_keep", max_to_keep, least=1)
         if not isinstance(folder, (str, PathLike)):
             raise TypeError(f"`folder` must be a path, got {folder!r}.")
@@ -140,14 +151,14 @@ class Checkpoints:
         leaves, structure = jax.tree.flatten(tree)
         paths = [path_of(keys) for keys, _ in leaves_with_keys(tree, is_leaf=None)]
         tree = structure.unflatten(map(_as_array, paths, leaves))
-        about = configuration(tree, self._description) | {
+        about = _configuration(tree, self._description) | {
             "notes": json.loads(json.dumps(dict(notes or {}))),
-            "sums": [int(bit_sum(leaf)) for leaf in jax.tree.leaves(tree)],
+            "sums": [int(_bit_sum(leaf)) for leaf in jax.tree.leaves(tree)],
         }
         args = self._ocp.args
         items: Any = args.Composite(
             arrays=args.StandardSave(_not_empty(tree)),
-            about=args.JsonSave(about | {"digest": digest(about)}),
+            about=args.JsonSave(about | {"digest": _digest(about)}),
         )
         self._remove_unfinished()
         try:
@@ -190,9 +201,9 @@ class Checkpoints:
 
     def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         about = self._read(step, about=self._ocp.args.JsonRestore())["about"]
-        if not isinstance(about, dict) or about.get("digest") != digest(about):
+        if not isinstance(about, dict) or about.get("digest") != _digest(about):
             raise self._unreadable(step, "what it says about itself was changed")
-        found = differences(about, configuration(like, self._description))
+        found = _differences(about, _configuration(like, self._description))
         if found:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {self.folder} is of another "
@@ -206,10 +217,12 @@ class Checkpoints:
             x = read.get(str(i))
             if x is None:
                 x = jnp.zeros(jnp.shape(leaf), jnp.result_type(leaf))
-            if int(bit_sum(x)) != about["sums"][i]:
+            if int(_bit_sum(x)) != about["sums"][i]:
                 path = about["arrays"][i][0]
                 raise self._unreadable(step, f"the values of '{path}' were changed")
-            leaves[i] = _uncommitted_as(leaf, x)
+            if not getattr(leaf, "sharding", None):  # free to go to any mesh
+                x = jax.device_put(np.asarray(x))
+            leaves[i] = x
         return structure.unflatten(leaves), about["notes"]
 
     def _read(self, step: int, **items: Any) -> Any:
@@ -230,16 +243,6 @@ class Checkpoints:
         if jax.process_index() == 0:
             for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _import_orbax() -> Any:
-    try:
-        import orbax.checkpoint as ocp
-    except ImportError as error:
-        raise ImportError(
-            "Checkpoints need Orbax: pip install 'rmsprop_optax[checkpoints]'."
-        ) from error
-    return ocp
 
 
 def _reason(error: Exception) -> str:
@@ -287,6 +290,67 @@ def _target(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(np.shape(leaf), dtype, sharding=sharding)
 
 
-def _uncommitted_as(like: Any, read: Any) -> Any:
-    """Where ``like`` has no sharding, an array that is free to go to any mesh."""
-    return read if getattr(like, "sharding", None) else jax.device_put(np.asarray(read))
+def _configuration(tree: PyTree, description: str) -> dict[str, Any]:
+    """The arrays of a tree, and the lines that describe what made it; fit for JSON."""
+    arrays = [
+        [path_of(keys), f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"]
+        for keys, leaf in leaves_with_keys(tree, is_leaf=None)
+    ]
+    return {"arrays": arrays, "description": description.splitlines()}
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in about.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What is not the same, for a person; empty where all is."""
+    before, now = dict(saved["arrays"]), dict(wanted["arrays"])
+    changed = [
+        f"{path} ({before[path]}, not {kind})"
+        for path, kind in now.items()
+        if before.get(path, kind) != kind
+    ]
+    lines_before, lines_now = saved["description"], wanted["description"]
+    both_described = bool(lines_before and lines_now)
+    listed = {
+        "it has no": [path for path in now if path not in before],
+        "only it has": [path for path in before if path not in now],
+        "of another kind": changed,
+        "it says": [x for x in lines_before if both_described and x not in lines_now],
+        "not": [x for x in lines_now if both_described and x not in lines_before],
+    }
+    if both_described and not any(listed.values()) and lines_before != lines_now:
+        listed["it says, in this order"] = lines_before
+    if not any(listed.values()) and saved["arrays"] != wanted["arrays"]:
+        listed["another order"] = list(now)
+    lines = []
+    for what, found in listed.items():
+        # In one line, and not hundreds of leaves.
+        some = [" ".join(text.split()) for text in found[:6]]
+        some += [f"{len(found) - 6} more"] if len(found) > 6 else []
+        lines += [f"{what} {', '.join(some)}"] if found else []
+    return "; ".join(lines)
+
+
+@jax.jit
+def _bit_sum(x: jax.Array) -> jax.Array:
+    """A uint32 sum of a hash of each value's bits and position.
+
+    It does not depend on the sharding of the array, nor on the number of devices or
+    processes: sums of integers have no order. One changed value always changes it.
+    """
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if jnp.iscomplexobj(x):
+        x = jnp.stack([x.real, x.imag])
+    if x.dtype == bool:
+        x = x.astype(jnp.uint8)
+    integer = jnp.issubdtype(x.dtype, jnp.integer)
+    if (jnp.iinfo if integer else jnp.finfo)(x.dtype).bits < 8:
+        # No unsigned integer is as narrow as int4.
+        x = x.astype(jnp.int32 if integer else jnp.float32)
+    width = min(8 * x.dtype.itemsize, 32)  # 64 bits become two numbers of 32
+    bits = jax.lax.bitcast_convert_type(x, f"uint{width}").astype(jnp.uint32)
+    return jnp.sum(mix(bits ^ hash_bits(bits.shape, jnp.uint32(1))), dtype=jnp.uint32)
