@@ -19,10 +19,9 @@ import optax
 import pytest
 
 import rmsprop_optax as ro
+from benchmarks import _collectives, _hlo
 from benchmarks._devices import ENVIRONMENT, V5E, measure, not_installed
 from tests.conformance._table import TABLE
-
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 PROBE = "from benchmarks._devices import V5E, mesh_of; mesh_of(V5E)"
@@ -61,6 +60,61 @@ BOUNDS = {
 }
 
 
+# A branch that copies and one that does not, a table whose rows are changed in place, and
+# an array in on-chip memory.
+PROGRAM = """\
+HloModule step, is_scheduled=true
+
+%rows (p.0: f32[1000,8], p.1: f32[4,8], p.2: s32[4]) -> f32[1000,8] {
+  %p.0 = f32[1000,8]{1,0} parameter(0)
+  %p.1 = f32[4,8]{1,0} parameter(1)
+  %p.2 = s32[4]{0} parameter(2)
+  ROOT %s = f32[1000,8]{1,0} scatter(%p.0, %p.2, %p.1), to_apply=%add
+}
+
+%copies (x.0: f32[100]) -> f32[100] {
+  %x.0 = f32[100]{0} parameter(0)
+  ROOT %c.0 = f32[100]{0} copy(%x.0)
+}
+
+%keeps (x.1: f32[100]) -> f32[100] {
+  ROOT %x.1 = f32[100]{0} parameter(0)
+}
+
+ENTRY %main (a: f32[1000,8], b: f32[4,8], i: s32[4], x: f32[100]) -> f32[1000,8] {
+  %a = f32[1000,8]{1,0} parameter(0)
+  %b = f32[4,8]{1,0} parameter(1)
+  %i = s32[4]{0} parameter(2)
+  %x = f32[100]{0} parameter(3)
+  %near = f32[100]{0:T(128)S(1)} negate(%x)
+  %y = f32[100]{0} conditional(%i, %x, %x), branch_computations={%copies, %keeps}
+  ROOT %t = f32[1000,8]{1,0} fusion(%a, %b, /*index=2*/%i), kind=kCustom, calls=%rows
+}
+"""
+COLLECTIVES = """\
+HloModule step
+
+ENTRY %main (a: f32[64]) -> f32[64] {
+  %a = f32[64]{0} parameter(0)
+  %r = f32[64]{0} all-reduce(%a), replica_groups=mesh['x'=4,'y'=2] {'x','y'}
+  %s = f32[16]{0} reduce-scatter(%r), replica_groups={{0,1,2,3},{4,5,6,7}}
+  %g = ((f32[16]{0}), f32[32]{0}) all-gather-start(%s), replica_groups=[4,2]<=[8]
+  ROOT %d = f32[32]{0} all-gather-done(%g)
+}
+"""
+
+
+def test_what_a_program_moves_is_counted_by_parts_and_by_branches() -> None:
+    rows = 128 + 16 + 128 + 128  # new rows and ids are read, rows are read and written
+    assert _hlo.cost(PROGRAM).cases == [(400 + 800 + rows, 3), (400 + rows, 2)]
+
+
+def test_what_a_device_sends_is_that_of_rings() -> None:
+    found = _collectives.sent(COLLECTIVES, devices=8)
+    assert str(found) == "1 all-gather, 1 all-reduce, 1 reduce-scatter"
+    assert found.bytes == 2 * 256 * 7 / 8 + 256 * 3 / 4 + 128 / 2
+
+
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
@@ -71,7 +125,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def compiler() -> None:
     """Skips where the compiler is not there; one that does not work is an error in CI."""
     note = not_installed(V5E)
@@ -85,6 +139,8 @@ def compiler() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 def test_no_step_moves_or_holds_more_than_its_bound(tmp_path: Path) -> None:
     out = ("--out", str(tmp_path))
     done = _run("-m", "benchmarks", "--suite", "compiled", "--quick", *out)
@@ -102,6 +158,8 @@ def test_no_step_moves_or_holds_more_than_its_bound(tmp_path: Path) -> None:
     assert not worse
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
 def test_the_conformance_table_compiles() -> None:
     done = _run("-m", "tests.test_compiled")
     assert done.returncode == 0, done.stderr

@@ -214,11 +214,9 @@ def _by_rows(tx: Transformation, width: int, layout: str, device: Device) -> str
         return "the default"
     leaf = jax.ShapeDtypeStruct((HEIGHT, width), jnp.float32)
     held = leaf, jax.eval_shape(tx.init, leaf)
-    grads = sparse.RowSlices(
-        jax.ShapeDtypeStruct((IDS,), jnp.int32),
-        jax.ShapeDtypeStruct((IDS, width), jnp.float32),
-        leaf.shape,
-    )
+    ids = jax.ShapeDtypeStruct((IDS,), jnp.int32)
+    values = jax.ShapeDtypeStruct((IDS, width), jnp.float32)
+    grads = jax.eval_shape(partial(sparse.RowSlices, shape=leaf.shape), ids, values)
     step = partial(_limit.step, tx)
     found = _devices.measure(step, (held, grads), (0,), device, LAYOUTS[layout])
     sizes = max(found.moved), found.temporary, found.arguments
