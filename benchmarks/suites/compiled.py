@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import jax
@@ -287,7 +288,7 @@ def draw(found: Found, path: Path) -> None:
             rows = {k: row for title in QUICK for k, row in groups[title].items()}
             for at, row in enumerate(rows.values()):
                 _draw_row(axes, at, row)
-            axes.set_yticks(range(len(rows)), rows)
+            axes.set_yticks(range(len(rows)), [fill(x, 34) for x in rows])
             axes.set(xlabel="bytes moved a parameter", title=name, xlim=(0, None))
             for style, color, label in (
                 ("o", BLUE, "this library"),
@@ -306,7 +307,7 @@ def _draw_row(axes: Axes, at: int, row: Curves) -> None:
     ours, theirs = row["ours"], row.get("optax")
     axes.plot(ours["needed"], at, "|", ms=16, mew=2, color=BLACK)
     if theirs is not None:
-        _draw_cost(axes, at + 0.18, theirs, "D", ORANGE)
+        _draw_cost(axes, at + 0.25, theirs, "D", ORANGE)
     _draw_cost(axes, at, ours, "o", BLUE)
 
 
