@@ -21,7 +21,7 @@ def markdown(about: str, summary: dict[str, Any], found: Found) -> str:
         parts += [table["title"], _lines(table["header"], table["rows"])]
     notes = [
         *found["notes"],
-        *["A quick run: small sizes, few turns, no goals."] * summary["quick"],
+        *["A quick run: a part of the full one."] * summary["quick"],
         f"{machine['device']}, {machine['cpus']} CPUs ({machine['cpu']}), "
         f"{machine['system']}.",
         ", ".join(f"{k} {version}" for k, version in summary["versions"].items()) + ".",

@@ -11,6 +11,7 @@ NAMES = (
     "accumulation",
     "dialects",
     "parallel",
+    "compiled",
 )
 
 

@@ -1,8 +1,5 @@
 """What a compiled step on many devices communicates: counted on CPU devices, no time."""
 
-import math
-import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from benchmarks import _collectives
 from benchmarks._limit import tree_bytes
 from benchmarks._picture import BLACK, PINK, figure, tidy
 from benchmarks._suite import Suite
@@ -32,15 +30,7 @@ TRANSFORMATIONS = {
     "skipped if not finite": rmsprop(1e-3, skip_nonfinite=True),
     "cautious, 8 bits": cautious(rmsprop(1e-3, momentum=0.9, moment_storage="int8")),
 }
-# Passes of the ring algorithm, in each of which a device sends (n - 1)/n of the array.
-PASSES = {"all-reduce": 2, "reduce-scatter": 1, "all-gather": 1}
-NOTE = (
-    "Sent, with ring algorithms: 2 (n - 1)/n of what is all-reduced, (n - 1)/n of what "
-)
-NOTE += "is reduce-scattered or gathered."
 LABELS = {"sent": "sent by a device (MB)", "state": "state on a device (MB)"}
-_LINE = re.compile(rf"= (.*?) ({'|'.join(PASSES)})(?:-start)?\(")
-_SHAPE = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
 
 
 def measure(peer: str, quick: bool) -> Found:
@@ -67,7 +57,7 @@ def measure(peer: str, quick: bool) -> Found:
         table(title, header, lines),
         table(eight, ["rmsprop", "collectives", "sent (MB)", "share"], several),
     ]
-    return {"tables": tables, "notes": [NOTE], "curves": curves}
+    return {"tables": tables, "notes": [_collectives.NOTE], "curves": curves}
 
 
 def _cells(words: str, sent: float, state: float, ring: float) -> list[str]:
@@ -93,20 +83,10 @@ def _count(
     params, batch = _params(), jnp.ones((8, WIDTH))
     step = KINDS[kind](_loss_fn, tx, mesh, axis_name="data")
     text = step.lower(params, tx.init(params), batch).compile().as_text()
-    counts, sent = Counter[str](), 0.0
-    for shapes, name in _LINE.findall(text):
-        sizes = [
-            int(bits) // 8 * math.prod(int(n) for n in shape.split(",") if n)
-            for bits, shape in _SHAPE.findall(shapes)
-        ]
-        # A reduce-scatter leaves a part of the array.
-        whole = sum(sizes) * (devices if name == "reduce-scatter" else 1)
-        counts[name] += 1
-        sent += PASSES[name] * whole * (devices - 1) / devices
     _, state, _ = step(params, tx.init(params), batch)
     shards = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(state)]
-    words = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
-    return words, sent / 1e6, tree_bytes(shards) / 1e6
+    sent = _collectives.sent(text, devices)
+    return str(sent), sent.bytes / 1e6, tree_bytes(shards) / 1e6
 
 
 def draw(found: Found, path: Path) -> None:
