@@ -100,7 +100,7 @@ class MomentStorage:
 
     def __post_init__(self) -> None:
         _check_kind("kind", self.kind)
-        if self.block_size != "row":
+        if not self.is_by_row:
             check_whole_number("block_size", self.block_size, least=1)
         check_choice("rounding", self.rounding, ("stochastic", "nearest"))
         if self.min_size is not None:
@@ -124,11 +124,16 @@ class MomentStorage:
         """Whether values are stored as codes in blocks."""
         return isinstance(self.kind, str) and self.kind == INT8
 
+    @property
+    def is_by_row(self) -> bool:
+        """Whether a row has one scale."""
+        return isinstance(self.block_size, str) and self.block_size == "row"
+
     def size_of_blocks(self, shape: tuple[int, ...]) -> int:
         """The largest size of a block of an array of this shape."""
-        if self.block_size != "row":
-            return int(self.block_size)
-        return max(shape[-1], 1) if len(shape) > 1 else LANES
+        if self.is_by_row:
+            return max(shape[-1], 1) if len(shape) > 1 else LANES
+        return int(self.block_size)
 
     def role_of(self, kind: type | None, field: str) -> Role | None:
         """What a field of a class of states holds; None: nobody said."""
