@@ -60,11 +60,15 @@ def split_complex(
     inner_init, inner_update = checked_inner(inner)
 
     def init_fn(params: PyTree) -> PyTree:
+        if _is_split(params):
+            return inner_init(params)
         return _join(inner_init(_split(params)))
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
+        if _is_split(updates):
+            return inner_update(updates, state, params, **extra_args)
         if params is None:
             updates = _split(updates)
         else:
@@ -79,6 +83,15 @@ def split_complex(
 
 def _is_complex(leaf: Any) -> bool:
     return is_inexact(leaf) and jnp.issubdtype(leaf_dtype(leaf), jnp.complexfloating)
+
+
+def _is_pair(node: Any) -> bool:
+    return isinstance(node, _RealPair)
+
+
+def _is_split(tree: PyTree) -> bool:
+    """Whether this wrapper is inside another one, which joins the pairs."""
+    return any(map(_is_pair, jax.tree.leaves(tree, is_leaf=_is_pair)))
 
 
 def _split(tree: PyTree) -> PyTree:
@@ -101,7 +114,7 @@ def _parts(leaf: Any) -> _RealPair:
 
 def _join(tree: PyTree) -> PyTree:
     def join(node: Any) -> Any:
-        if not isinstance(node, _RealPair):
+        if not _is_pair(node):
             return node
         if node.real is None:
             return None
@@ -116,4 +129,4 @@ def _join(tree: PyTree) -> PyTree:
         dtype = common_dtype(node.real.dtype, jnp.float32)
         return jax.lax.complex(node.real.astype(dtype), node.imag.astype(dtype))
 
-    return jax.tree.map(join, tree, is_leaf=lambda node: isinstance(node, _RealPair))
+    return jax.tree.map(join, tree, is_leaf=_is_pair)

@@ -69,3 +69,13 @@ def test_parts_in_integers_are_no_complex_number() -> None:
     tx = ro.split_complex(ro.low_precision(optax.adam(0.1), storage))
     with pytest.raises(ValueError, match="put the wrapper that stores them so around"):
         tx.init(jnp.ones((2, 8), jnp.complex64))
+
+
+def test_split_again_is_split_once() -> None:
+    once = ro.split_complex(ro.scale_by_rms(0.75, eps=0.0))
+    params = {"z": jnp.zeros(2, jnp.complex64)}
+    grads = {"z": jnp.array([3 - 0.5j, 1 - 1j])}
+    wanted, _ = once.update(grads, once.init(params), params)
+    for tx in (ro.split_complex(once), ro.split_complex(optax.chain(once))):
+        update, _ = tx.update(grads, tx.init(params), params)
+        np.testing.assert_array_equal(update["z"], wanted["z"])
