@@ -8,7 +8,7 @@ import optax
 
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import record
-from rmsprop_optax._foundation._schedules import Rate
+from rmsprop_optax._foundation._schedules import Rate, last_call
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.sparse import RowSums, lazy
@@ -124,7 +124,7 @@ def _at_updates(config: RmspropConfig, option: str) -> Rate:
     rate, every_k = config.rates[option], config.gradient_accumulation_steps
     if every_k is None or not rate.counts:
         return rate
-    return Rate(lambda count: rate(count * every_k + every_k - 1), counts=True)
+    return Rate(lambda count: rate(last_call(count, every_k)), counts=True)
 
 
 def _labelled(

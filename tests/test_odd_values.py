@@ -114,7 +114,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(["flip_sign", "from_initial"], _is_flag),
     **dict.fromkeys(["capturable", "foreach", "differentiable"], _is_ignored),
     **dict.fromkeys(["jit_compile", "use_locking"], _is_ignored),
-    **dict.fromkeys(["use_grad_mean", "has_aux"], _is_flag),
+    **dict.fromkeys(["use_grad_mean", "has_aux", "weighted"], _is_flag),
     **dict.fromkeys(["ema_overwrite_frequency", "overwrite_frequency"], _is_count),
     **dict.fromkeys(["dynamic_growth_steps", "max_consecutive_errors"], _is_count),
     **dict.fromkeys(["block_size", "min_size", "seed", "micro_steps"], _is_count),
@@ -129,7 +129,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 }
 # Of several kinds: taken or refused, but never with another error.
 ANYTHING = {"accumulate_rows", "moment_storage", "storage", "kind", "rounding", "fields"}
-ANYTHING |= {"sums", "convert", "names", "mesh", "patterns", "layouts"}
+ANYTHING |= {"sums", "convert", "names", "mesh", "patterns", "layouts", "aux_reduction"}
 # Data of a call, checked against the state or the parameters when it is traced.
 DATA = {"params", "updates", "opt_state", "loss", "tree", "state", "foreign", "like"}
 DATA |= {"table", "indices", "values", "shape"}

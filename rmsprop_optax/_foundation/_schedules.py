@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.experimental import io_callback  # noqa: TID251
 
 from rmsprop_optax._foundation._checks import (
@@ -15,12 +14,27 @@ from rmsprop_optax._foundation._checks import (
     count_required_arguments,
     is_real,
 )
-from rmsprop_optax._foundation._types import LearningRate, Scalar, Schedule
+from rmsprop_optax._foundation._types import Count, LearningRate, Scalar, Schedule
 
 
-def next_count(count: jax.Array) -> jax.Array:
-    """``count + 1``; the largest int32 stays what it is."""
-    return jnp.asarray(optax.safe_increment(count))
+def next_count(count: jax.Array, period: Count = 1) -> jax.Array:
+    """``count + 1``; after the largest int32, the last ``period`` counts repeat.
+
+    So it stays what it is, or keeps its remainder.
+    """
+    count = jnp.asarray(count)
+    is_largest = count == jnp.iinfo(count.dtype).max
+    return count + jnp.where(is_largest, 1 - period, 1).astype(count.dtype)
+
+
+def last_call(count: Any, every_k: Count) -> jax.Array:
+    """The last of the k calls of update ``count``, or the largest int32 if that is less.
+
+    All of them from 0.
+    """
+    largest = jnp.iinfo(jnp.int32).max
+    fits = count <= (largest - every_k + 1) // every_k
+    return jnp.where(fits, count * every_k + every_k - 1, largest)
 
 
 class Rate(NamedTuple):

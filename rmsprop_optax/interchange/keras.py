@@ -319,7 +319,9 @@ def export_state(
         calls = current.calls
     else:
         calls = as_count(iteration, _ITERATION) // k * k + current.micro
-    result: list[np.ndarray] = [np.asarray(calls, np.int32)]
+    # Keras's int32 keeps the remainder, by which it tells when to update.
+    beyond = max(0, calls - np.iinfo(np.int32).max)
+    result: list[np.ndarray] = [np.asarray(calls - -(-beyond // k) * k, np.int32)]
     if rate is not None:
         ours = current.learning_rate
         result.append(np.asarray(rate if ours is None else ours, np.float32))

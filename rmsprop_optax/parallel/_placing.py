@@ -128,7 +128,7 @@ def check_divides(batch: PyTree, parts: int, into: str) -> None:
             raise ValueError(
                 f"Batch '{path}' of shape {shape} can't be split into {into}: its first "
                 f"axis must be a multiple of {parts}. Drop the rest of the last batch, "
-                "or pad it."
+                "or pad it, with a mask and a loss for `weighted=True`."
             )
 
 

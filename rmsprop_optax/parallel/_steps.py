@@ -7,7 +7,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from rmsprop_optax._foundation._types import AxisName
+from rmsprop_optax._foundation._types import AxisName, PyTree
 from rmsprop_optax.parallel._training_step import TrainingStep
 
 
@@ -18,12 +18,14 @@ def data_parallel(
     axis_name: AxisName = "data",
     *,
     has_aux: bool = False,
+    weighted: bool = False,
+    aux_reduction: PyTree = "mean",
     micro_steps: int = 1,
     value_and_grad: Callable[..., Any] = jax.value_and_grad,
 ) -> TrainingStep:
     """A compiled training step on all devices along a mesh axis.
 
-    Each device takes its part of the batch. Gradients, loss and aux are averaged over the
+    Each device takes its part of the batch. Gradients and loss are averaged over the
     devices, and every device computes the same update. The result is that of one device
     on the whole batch, to the order in which numbers are added, for any transformation.
 
@@ -31,13 +33,23 @@ def data_parallel(
     a NaN in the mean, so all devices skip that step. The step compiles once.
 
     Args:
-      loss_fn: ``loss_fn(params, batch)``, a mean over the batch; or
-        ``loss_fn(params, batch, key)`` where the step is given a key.
+      loss_fn: ``loss_fn(params, batch)``, a plain mean over the batch (see ``weighted``
+        for others); or ``loss_fn(params, batch, key)`` where the step is given a key.
       tx: The transformation. It sees whole gradients: leave its ``axis_name`` out.
       mesh: The devices.
       axis_name: The axis (or axes) that the batch is split along. Parameters may be
         sharded over others.
-      has_aux: Whether the loss returns something beside its value, which is averaged.
+      has_aux: Whether the loss returns ``(value, aux)``.
+      weighted: For padded and masked batches, whose parts have unequal numbers of
+        examples. The loss returns ``(total, weight)`` in the place of its mean (with
+        ``has_aux``, ``((total, weight), aux)``): the sum over the real examples (or
+        tokens) of its part, and how many they are. Both are added up over devices and
+        micro-steps, and so are the gradients of ``total``; what the step takes is their
+        quotient, NaN where all weights are 0 (`skip_nonfinite` drops such a step). The
+        weight must not depend on the parameters.
+      aux_reduction: What becomes of aux: its "mean" over devices and micro-steps, the
+        plain one, its "sum", or with "none" all of it, in the order of the batch, for
+        leaves with a first axis of examples. Or a tree of these like (the top of) aux.
       micro_steps: k: each device cuts its part into k, and adds up their gradients
         (in float32 or wider) before anything is communicated: one reduction for k.
       value_and_grad: How the loss is differentiated, called with it and ``has_aux``.
@@ -54,7 +66,8 @@ def data_parallel(
     Raises:
       ValueError: For an axis that the mesh does not have; from the step, for a batch
         that can't be split evenly, or a state on other devices.
-      TypeError: For what is not a mesh, or a ``micro_steps`` that is not an integer.
+      TypeError: For what is not a mesh, or a ``micro_steps`` that is not an integer; from
+        the step, for a loss that returns something else than announced.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -72,7 +85,7 @@ def data_parallel(
       >>> print(params, loss)
       [0.4755647 0.4755647] 0.019338518
     """
-    options = has_aux, micro_steps, value_and_grad
+    options = has_aux, weighted, aux_reduction, micro_steps, value_and_grad
     return TrainingStep(loss_fn, tx, mesh, axis_name, *options, shards_state=False)
 
 
@@ -83,6 +96,8 @@ def sharded_data_parallel(
     axis_name: AxisName = "data",
     *,
     has_aux: bool = False,
+    weighted: bool = False,
+    aux_reduction: PyTree = "mean",
     micro_steps: int = 1,
     value_and_grad: Callable[..., Any] = jax.value_and_grad,
 ) -> TrainingStep:
@@ -103,6 +118,8 @@ def sharded_data_parallel(
       mesh: The devices.
       axis_name: The axis (or axes) that batch and state are split along.
       has_aux: As there.
+      weighted: As there.
+      aux_reduction: As there.
       micro_steps: As there.
       value_and_grad: As there.
 
@@ -130,5 +147,5 @@ def sharded_data_parallel(
       >>> print(params[:2].round(4), loss, parallel.bytes_per_device(opt_state))
       [0.3162 0.3162] 1.0 8
     """
-    options = has_aux, micro_steps, value_and_grad
+    options = has_aux, weighted, aux_reduction, micro_steps, value_and_grad
     return TrainingStep(loss_fn, tx, mesh, axis_name, *options, shards_state=True)

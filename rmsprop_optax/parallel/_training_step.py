@@ -18,15 +18,25 @@ from rmsprop_optax._foundation._axes import axis_size, names_of
 from rmsprop_optax._foundation._checks import (
     check_flag,
     check_function,
+    check_has_effect,
     check_transformation,
     check_whole_number,
 )
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import AxisName, PyTree, Tracer
 from rmsprop_optax.parallel._gradients import Outcome, local_outcome, mean_over_devices
+from rmsprop_optax.parallel._loss_terms import (
+    Aux,
+    by_reduction,
+    check_reduction,
+    joined,
+    loss_terms,
+)
 from rmsprop_optax.parallel._placing import check_divides, place, put, unshared
 from rmsprop_optax.parallel._state_sharding import first_split, shardings_like
+from rmsprop_optax.transforms._loss_scale import divide_wide
 from rmsprop_optax.wrappers._loss_scale import scale_loss
+from rmsprop_optax.wrappers._precision import round_to
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +51,8 @@ class TrainingStep:
     mesh: Mesh
     axis_name: AxisName
     has_aux: bool
+    weighted: bool
+    aux_reduction: PyTree
     micro_steps: int
     value_and_grad: Callable[..., Any]
     shards_state: bool
@@ -52,6 +64,10 @@ class TrainingStep:
         check_function("loss_fn", self.loss_fn)
         check_function("value_and_grad", self.value_and_grad)
         check_flag("has_aux", self.has_aux)
+        check_flag("weighted", self.weighted)
+        check_reduction(self.aux_reduction)
+        if not self.has_aux:
+            check_has_effect("aux_reduction", self.aux_reduction, "mean", "has_aux=True")
         check_whole_number("micro_steps", self.micro_steps, least=1)
 
     def __call__(
@@ -122,8 +138,13 @@ class TrainingStep:
 
     def _compile(self, params: PyTree, opt_state: PyTree) -> Any:
         """The jitted step; its arguments are the shardings of what it returns."""
-        whole = NamedSharding(self.mesh, PartitionSpec())
-        beside = (whole,) if self.has_aux else ()
+        whole, split = (
+            NamedSharding(self.mesh, spec) for spec in (PartitionSpec(), self._split)
+        )
+        aux = jax.tree.map(
+            lambda word: split if word == "none" else whole, self.aux_reduction
+        )
+        beside = (aux,) if self.has_aux else ()
         return jax.jit(
             self._train,
             donate_argnums=(0, 1),
@@ -143,8 +164,20 @@ class TrainingStep:
         )
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             outcomes = self._outcomes(params, loss_scale, batch, key)
+            examples = outcomes.aux.none
+            outcomes = outcomes._replace(aux=outcomes.aux._replace(none=None))
             *new, aux = update(outcomes, opt_state, params)
-        return (*new, aux) if self.has_aux else tuple(new)
+        beside = (joined(aux._replace(none=examples)),) if self.has_aux else ()
+        return (*new, *beside)
+
+    def _terms(self, params: PyTree, batch: PyTree, *key: Any) -> tuple[Any, Any, Aux]:
+        """What the loss returns: its value, its weight, and aux by its reductions."""
+        value, weight, aux = loss_terms(
+            self.loss_fn(params, batch, *key),
+            has_aux=self.has_aux,
+            weighted=self.weighted,
+        )
+        return value, weight, by_reduction(aux, self.aux_reduction, batch)
 
     def _outcomes(
         self, params: PyTree, loss_scale: jax.Array, batch: PyTree, key: Any
@@ -152,20 +185,21 @@ class TrainingStep:
         """The gradients, loss and aux of every device, along a new first axis.
 
         It costs nothing. The means are computed apart from it: their `out_specs` need the
-        trees of the gradients and of aux, which are known now.
+        trees of the gradients and of aux, which are known now. What aux has for each
+        example is along the axis that it has.
         """
         whole, split = PartitionSpec(), self._split
 
         def local(*args: Any) -> Outcome:
             outcome = local_outcome(
-                self.loss_fn,
+                self._terms,
                 *args,
                 axis=self.axis_name,
-                has_aux=self.has_aux,
                 micro_steps=self.micro_steps,
                 value_and_grad=self.value_and_grad,
             )
-            return jax.tree.map(lambda x: x[None], outcome)
+            stacked: Any = jax.tree.map(lambda x: x[None], outcome)
+            return stacked._replace(aux=stacked.aux._replace(none=outcome.aux.none))
 
         return self._shard_map(
             local, in_specs=(whole, whole, split, whole), out_specs=split
@@ -173,29 +207,36 @@ class TrainingStep:
 
     def _update(
         self, outcomes: Outcome, opt_state: PyTree, params: PyTree
-    ) -> tuple[PyTree, PyTree, jax.Array, PyTree]:
-        """The new parameters and state, the mean loss and the mean aux."""
-        grads, loss, aux = self._means(outcomes)
+    ) -> tuple[PyTree, PyTree, jax.Array, Aux]:
+        """The new parameters and state, the mean loss and the reduced aux."""
+        grads, loss, weight, aux = self._means(outcomes)
+        if weight is not None:
+            # Once, at the end: on a device that has only padding it would be 0/0.
+            grads = round_to(grads, divide_wide(grads, weight))
+            loss = loss / weight
         parts = jax.tree.map(self._part, grads, params, is_leaf=is_leaf)
         tx = optax.with_extra_args_support(self.tx)
         updates, opt_state = tx.update(grads, opt_state, parts, value=loss)
         return optax.apply_updates(parts, updates), opt_state, loss, aux
 
     def _means(self, outcomes: Outcome) -> Outcome:
-        """The mean gradients, loss and aux; sharded gradients where the state is."""
+        """Means and sums over the devices; sharded gradients where the state is."""
 
-        def mean(leaf: Any, dim: int | None = None) -> Any:
-            return None if leaf is None else mean_over_devices(leaf, self.axis_name, dim)
+        def mean(leaf: Any) -> Any:
+            return mean_over_devices(leaf, self.axis_name)
 
         def mean_gradient(g: Any) -> Any:
-            return mean(g, self._dim(g))
+            return mean_over_devices(g, self.axis_name, self._dim(g))
+
+        def total(leaf: Any) -> Any:
+            return jax.lax.psum(leaf, self.axis_name)
 
         def means(outcomes: Outcome) -> Outcome:
             here: Any = jax.tree.map(lambda x: x[0], outcomes)
             grads = jax.tree.map(mean_gradient, here.grads, is_leaf=is_leaf)
-            rest: Any = jax.tree.map(mean, (here.loss, here.aux))
-            loss, aux = rest
-            return Outcome(grads, loss, aux)
+            loss, weight = jax.tree.map(mean, (here.loss, here.weight))
+            aux = jax.tree.map(mean, here.aux.mean), jax.tree.map(total, here.aux.sum)
+            return Outcome(grads, loss, weight, Aux(*aux, None))
 
         def spec(stacked: Any) -> PartitionSpec:
             return self._spec(self._dim(stacked, first=1))
@@ -203,7 +244,7 @@ class TrainingStep:
         specs = jax.tree.map(spec, outcomes.grads, is_leaf=is_leaf)
         whole: Any = PartitionSpec()
         return self._shard_map(
-            means, in_specs=self._split, out_specs=Outcome(specs, whole, whole)
+            means, in_specs=self._split, out_specs=Outcome(specs, whole, whole, whole)
         )(outcomes)
 
     def _shard_map(self, fn: Callable[..., Any], **specs: Any) -> Callable[..., Any]:

@@ -35,9 +35,9 @@ def variance(
 def corrected_variance(
     g: jax.Array, mu: jax.Array, nu: jax.Array, decay: Scalar, count: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The same for a bias-corrected mean; ``count`` values came before this one.
+    """The same for a bias-corrected mean; this value is the n-th, n = ``count``.
 
-    With c_t = 1 - decay^t for the weight of t values, n = count + 1::
+    With c_t = 1 - decay^t for the weight of t values::
 
         nu <- decay nu + (1 - decay) decay c_(n-1) / c_n |g - mu|^2     with the old mu
         mu <- mu + (1 - decay) / c_n (g - mu)
@@ -47,9 +47,9 @@ def corrected_variance(
     mean would be its rounding, with no earlier variance to hide it: the second update
     was wrong a hundredfold.
     """
-    weight = bias_correction(decay, count + 1)
-    gain = jnp.where(count > 0, (1 - decay) / weight, 1).astype(nu.dtype)
-    keep = decay * bias_correction(decay, count) / weight
+    weight = bias_correction(decay, count)
+    gain = jnp.where(count > 1, (1 - decay) / weight, 1).astype(nu.dtype)
+    keep = decay * bias_correction(decay, count - 1) / weight
     deviation = g - mu
     share = jnp.asarray((1 - decay) * keep).astype(nu.dtype)
     return mu + gain * deviation, decay * nu + share * abs_sq(deviation)

@@ -36,7 +36,8 @@ class AverageParamsState(NamedTuple):
     """State of [`average_params`][rmsprop_optax.average_params].
 
     Attributes:
-      count: Calls of ``update`` so far, int32.
+      count: Calls of ``update`` so far, int32. (From the largest one it goes on in a
+        circle: by its remainder the overwriting is timed.)
       ema: The average, in the parameter's dtype or float32, whichever is wider; before
         the first call, the parameters.
     """
@@ -101,6 +102,7 @@ def average_params(
         "gradient_accumulation_steps", gradient_accumulation_steps, least=1
     )
     check_flag("from_initial", from_initial)
+    every_k = gradient_accumulation_steps
     if overwrite_frequency is not None:
         check_whole_number("overwrite_frequency", overwrite_frequency, least=1)
 
@@ -113,7 +115,7 @@ def average_params(
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, AverageParamsState]:
         check_has_params(params, "The average of the parameters")
-        iteration = state.count // gradient_accumulation_steps
+        iteration = state.count // every_k
         beta = decay if from_initial else jnp.where(iteration == 0, 0.0, decay)
         beta = as_number(beta)
 
@@ -123,14 +125,24 @@ def average_params(
             ema = rules.average(new, ema, real_like(beta, ema))
             if overwrite_frequency is None:
                 return u, ema
-            overwrites = (iteration + 1) % overwrite_frequency == 0
+            overwrites = iteration % overwrite_frequency == overwrite_frequency - 1
             step = sharded_like(ema - cast(p, ema.dtype), u)
             return jnp.where(overwrites, step, u), ema
 
         updates, ema = map_moments(rule, updates, state.ema, params=params)
-        return updates, AverageParamsState(count=next_count(state.count), ema=ema)
+        count = next_count(state.count, _period(every_k, overwrite_frequency))
+        return updates, AverageParamsState(count=count, ema=ema)
 
     return check_states(optax.GradientTransformation(init_fn, update_fn))
+
+
+def _period(every_k: Count, overwrite_frequency: Count | None) -> Any:
+    """The calls from one overwriting to the next; 1 if none comes in an int32."""
+    most = jnp.iinfo(jnp.int32).max // every_k
+    if overwrite_frequency is None:
+        return 1
+    comes = overwrite_frequency < most
+    return jnp.where(comes, every_k * jnp.minimum(overwrite_frequency, most), 1)
 
 
 def _copy(p: Any) -> jax.Array | None:

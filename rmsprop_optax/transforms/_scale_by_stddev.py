@@ -127,8 +127,12 @@ def scale_by_stddev(
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, PyTree]:
         del params
-        counts = state.row_counts if bias_correction else None
-        clock = next_count(state.count) if bias_correction else None
+        clock, counts = None, None
+        if bias_correction:
+            clock = next_count(state.count)
+            counts = jax.tree.map(
+                _count_update, updates, state.row_counts, is_leaf=is_leaf
+            )
 
         def rule(
             g: jax.Array, mu: jax.Array, nu: jax.Array, count: jax.Array | None = None
@@ -138,13 +142,12 @@ def scale_by_stddev(
                 variance = nu
             else:
                 mu, nu = rules.corrected_variance(g, mu, nu, decay, count)
-                variance = rules.lazy_variance(mu, nu, decay, count + 1, clock)
+                variance = rules.lazy_variance(mu, nu, decay, count, clock)
             return rules.normalize(g, variance, eps, eps_in_sqrt=eps_in_sqrt), mu, nu
 
         new, mu, nu = map_moments(rule, updates, state.mu, state.nu, beside=counts)
         if clock is None:
             return new, ScaleByStddevState(mu=mu, nu=nu)
-        counts = jax.tree.map(_count_update, updates, counts, is_leaf=is_leaf)
         return new, ScaleByStddevWithCountState(clock, counts, mu, nu)
 
     return check_states(optax.GradientTransformation(init_fn, update_fn))

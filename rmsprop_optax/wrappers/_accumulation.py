@@ -171,7 +171,8 @@ def accumulate_gradients(
         if callable(every_k):
             calls: Any = every_k(state.gradient_step)
             every_k = jnp.maximum(jnp.round(calls), 1)
-        is_last = state.count + 1 >= every_k
+        count = next_count(state.count)
+        is_last = count >= every_k
 
         def mean_leaf(g: Any, total: Any) -> Any:
             if g is None or not use_grad_mean:
@@ -195,7 +196,7 @@ def accumulate_gradients(
             _carried_over, updates, total, outcome.unused, is_leaf=is_leaf
         )
         return outcome.updates, AccumulateGradientsState(
-            count=jnp.where(is_last, 0, state.count + 1).astype(jnp.int32),
+            count=jnp.where(is_last, 0, count).astype(jnp.int32),
             gradient_step=jnp.where(
                 is_last, next_count(state.gradient_step), state.gradient_step
             ),

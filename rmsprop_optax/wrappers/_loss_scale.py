@@ -14,6 +14,7 @@ from rmsprop_optax._foundation._checks import (
     check_whole_number,
     checked_inner,
 )
+from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_leaves import check_has_classes
 from rmsprop_optax._foundation._trees import find_states
@@ -125,10 +126,11 @@ def dynamic_loss_scale(
             return inner_update(unscaled, inner_state, params, **extra_args)
 
         outcome = cond_update(finite, update, unscaled, state.inner_state)
-        grows = finite & (state.count + 1 >= dynamic_growth_steps)
+        count = next_count(state.count)
+        grows = finite & (count >= dynamic_growth_steps)
         factor = jnp.where(finite, jnp.where(grows, 2.0, 1.0), 0.5)
         return round_to(updates, outcome.updates), DynamicLossScaleState(
-            count=jnp.where(finite & ~grows, state.count + 1, 0).astype(jnp.int32),
+            count=jnp.where(finite & ~grows, count, 0).astype(jnp.int32),
             loss_scale=jnp.clip(state.loss_scale * factor, _LEAST, _LARGEST),
             inner_state=outcome.state,
         )

@@ -23,7 +23,7 @@ def _recurrence(gs: Any, decay: Any, corrected: bool) -> tuple[jax.Array, jax.Ar
 
     def step(carry: Any, g: jax.Array) -> tuple[Any, Any]:
         count, mu, nu = carry
-        beside = (count,) if corrected else ()
+        beside = (count + 1,) if corrected else ()
         mu, nu = rule(g, mu, nu, decay, *beside)
         return (count + 1, mu, nu), (mu, nu)
 
@@ -125,7 +125,7 @@ def test_of_a_row_with_fewer_values_than_steps(steps: list[int]) -> None:
     gs = np.random.default_rng(3).normal(loc=5.0, size=len(steps))
     mu = nu = jnp.asarray(0.0)
     m = v = 0.0
-    for count, g in enumerate(gs):
+    for count, g in enumerate(gs, 1):
         mu, nu = corrected_variance(jnp.asarray(g), mu, nu, decay, jnp.asarray(count))
         m, v = decay * m + (1 - decay) * g, decay * v + (1 - decay) * g * g
     c = 1 - decay**clock
