@@ -7,6 +7,7 @@ The optimizer::
     finalize                   the averaged parameters
     scale_loss                 the loss to differentiate under a loss scale
     has_updated                whether the last call of an accumulation was an update
+    consecutive_errors         how many steps in a row were dropped
     exclude_paths              a mask of parameters by their paths
 
 Modules::
@@ -88,6 +89,7 @@ from rmsprop_optax.wrappers._accumulation import (
 from rmsprop_optax.wrappers._cautious import cautious
 from rmsprop_optax.wrappers._loss_scale import (
     DynamicLossScaleState,
+    consecutive_errors,
     dynamic_loss_scale,
     scale_loss,
 )
@@ -119,6 +121,7 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
+    "consecutive_errors",
     "decay_weights",
     "decode_state",
     "describe",

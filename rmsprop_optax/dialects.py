@@ -360,7 +360,8 @@ def torch(
       capturable: Accepted, and without effect: a jitted step always is one graph.
       foreach: Accepted, and without effect: XLA fuses the leaves as it sees fit.
       maximize: Whether to go up the gradient.
-      differentiable: Accepted, and without effect: JAX derives through any step.
+      differentiable: Accepted, and without effect: JAX derives through any step, but
+        for one on moments of the step before in 8 bits.
       weight_decay_mask: Which parameters decay, as in [`rmsprop`][rmsprop_optax.rmsprop]:
         in the place of a parameter group without decay.
       moment_storage: As in [`rmsprop`][rmsprop_optax.rmsprop].

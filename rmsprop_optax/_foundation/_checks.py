@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rmsprop_optax._foundation._types import Tracer
+from rmsprop_optax._foundation._types import PyTree, Tracer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -131,8 +131,16 @@ def check_has_effect(name: str, value: Any, default: Any, needed: str) -> None:
         )
 
 
-def count_required_arguments(name: str, function: Callable[..., Any]) -> int:
-    """How many arguments the learning-rate callable takes: 0 or 1, or an error."""
+_RATE = (
+    "a number, a schedule that takes one argument (the step), or a callable that takes "
+    "none (read at every step)"
+)
+
+
+def count_required_arguments(
+    name: str, function: Callable[..., Any], kind: str = _RATE
+) -> int:
+    """How many arguments a callable takes: 0 or 1, or an error; ``kind`` is for that."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # a builtin without a signature: a schedule, as Optax has it
@@ -147,10 +155,9 @@ def count_required_arguments(name: str, function: Callable[..., Any]) -> int:
         p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters
     ):
         raise TypeError(
-            f"`{name}` must be a number, a schedule that takes one argument (the "
-            "step), or a callable that takes none (read at every step), got "
-            f"{function!r} with the signature {inspect.signature(function)}. "
-            "Bind its other arguments with `functools.partial`."
+            f"`{name}` must be {kind}, got {function!r} with the signature "
+            f"{inspect.signature(function)}. Bind its other arguments with "
+            "`functools.partial`."
         )
     return required
 
@@ -179,24 +186,34 @@ def check_float_dtype(name: str, value: Any, other: str) -> None:
         raise ValueError(f"{expected}, got {value!r}, which holds too few numbers.")
 
 
+def mask_of(mask: Any, tree: PyTree) -> Any:
+    """A mask of ``tree`` that is a tree of booleans itself, or a function of it."""
+    is_function = callable(mask) and not _holds_booleans(mask)
+    return mask(tree) if is_function else mask
+
+
+def _holds_booleans(mask: Any) -> bool:
+    """Whether all leaves are booleans: a mask of a module may be callable as that is."""
+    leaves = jax.tree.leaves(mask)
+    return bool(leaves) and all(isinstance(x, (bool, np.bool_)) for x in leaves)
+
+
 def check_mask(name: str, value: Any) -> None:
     """A tree of booleans, or a function that returns one."""
-    if callable(value):
-        if count_required_arguments(name, value) != 1:
-            raise TypeError(
-                f"`{name}` must be a function of the parameters, got {value!r}."
-            )
+    if _holds_booleans(value):
         return
-    leaves = jax.tree.leaves(value)
-    wrong = [x for x in leaves if not isinstance(x, (bool, np.bool_))]
-    if wrong or not leaves:
-        got = repr(wrong[0]) if wrong else repr(value)
-        raise TypeError(
-            f"`{name}` must be a tree of booleans or a function of the parameters that "
-            f"returns one, got {got}: to name parameters by their paths, use "
-            '`exclude_paths("bias", "norm")`. Under `optax.inject_hyperparams` name '
-            f'it in `static_args=("{name}",)`.'
-        )
+    if callable(value):
+        kind = "a tree of booleans, or a function of the parameters"
+        if count_required_arguments(name, value, kind) != 1:
+            raise TypeError(f"`{name}` must be {kind}, got {value!r}.")
+        return
+    wrong = [x for x in jax.tree.leaves(value) if not isinstance(x, (bool, np.bool_))]
+    raise TypeError(
+        f"`{name}` must be a tree of booleans or a function of the parameters that "
+        f"returns one, got {(wrong or [value])[0]!r}: to name parameters by their paths, "
+        'use `exclude_paths("bias", "norm")`. Under `optax.inject_hyperparams` name it '
+        f'in `static_args=("{name}",)`.'
+    )
 
 
 def check_parameter_mask(name: str, value: Any) -> None:

@@ -13,7 +13,7 @@ import optax
 from rmsprop_optax import dialects
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import visit_configurations
-from rmsprop_optax._foundation._checks import check_names, check_transformation
+from rmsprop_optax._foundation._checks import check_names, check_transformation, mask_of
 from rmsprop_optax._foundation._trees import leaves_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree, Tracer
 from rmsprop_optax.interchange._foreign import as_number
@@ -74,7 +74,7 @@ def _excluded(config: RmspropConfig, params: PyTree) -> set[str]:
     mask = config.weight_decay_mask
     if mask is None:
         return set()
-    flags = jax.tree.broadcast(mask(params) if callable(mask) else mask, params)
+    flags = jax.tree.broadcast(mask_of(mask, params), params)
     return {path_of(keys) for keys, decays in leaves_with_keys(flags) if not decays}
 
 

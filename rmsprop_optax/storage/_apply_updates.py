@@ -28,7 +28,8 @@ def apply_updates_stochastic(params: PyTree, updates: PyTree, key: jax.Array) ->
     -1e-3 leave a bfloat16 1.0 where it is.
 
     Parameters of 32 bits or more are updated as `optax.apply_updates` does. Beyond the
-    largest number of a dtype rounding is to nearest; NaN stays NaN.
+    largest number of a dtype rounding is to nearest; NaN stays NaN. The derivative is
+    that of a sum that is not rounded.
 
     Args:
       params: The parameters.

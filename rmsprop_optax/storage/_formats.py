@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from rmsprop_optax._foundation._dtypes import cast, wide_dtype
 from rmsprop_optax.storage import _codes as codes
@@ -72,6 +73,8 @@ class FloatFormat:
 
     def decode(self, stored: jax.Array, scale: jax.Array | None) -> jax.Array:
         del scale
+        if jnp.finfo(stored.dtype).bits < 16:  # and so few bits have its tangents
+            stored = _constant(stored)
         return cast(stored, wide_dtype(stored.dtype))
 
     @partial(jax.jit, static_argnums=0)
@@ -118,7 +121,7 @@ class BlockFormat:
         if not stored.size:
             return jnp.zeros(stored.shape, scale.dtype)
         in_blocks = split(stored, scale.shape[-1])
-        scale = scale.reshape(*in_blocks.shape[:-1], 1)
+        scale = _constant(scale).reshape(*in_blocks.shape[:-1], 1)
         return join(codes.decode(in_blocks, scale), stored)
 
     @partial(jax.jit, static_argnums=0)
@@ -127,20 +130,52 @@ class BlockFormat:
         if not stored.size:
             return like
         for_scale, x = (
-            split(cast(v, old_scale.dtype), old_scale.shape[-1]) for v in values
+            split(cast(v, old_scale.dtype), old_scale.shape[-1])
+            for v in jax.lax.stop_gradient(values)
         )
         scale = codes.block_scale(for_scale, stored.dtype)
         view, chance = view_of(stored, old_scale.shape[-1]), None
         if seed is not None:
             chance = uniform(hash_bits(stored.shape, seed, view)).astype(x.dtype)
         new = codes.encode(x, scale, stored.dtype, chance)
-        return join(new, stored), scale[..., 0].reshape(old_scale.shape)
+        scale = scale[..., 0].reshape(old_scale.shape)
+        return join(new, stored), _varying(scale, values[1])
 
 
 def _present(scale: jax.Array | None) -> jax.Array:
     if scale is None:
         raise TypeError("8-bit codes need their scales, got None.")
     return scale
+
+
+@jax.custom_jvp
+def _constant(x: jax.Array) -> jax.Array:
+    """``x``; an error where it has a derivative, which what is stored can't carry."""
+    return x
+
+
+@partial(_constant.defjvp, symbolic_zeros=True)
+def _constant_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    if isinstance(tangents[0], SymbolicZero):
+        return primals[0], tangents[0]
+    raise TypeError(
+        "Moments in 8 bits carry no derivative from one step to the next. Store them as "
+        '"bfloat16", or in full (`moment_storage=None`); or take the state as a constant '
+        "in each step: `tx.update(grads, jax.lax.stop_gradient(opt_state), params)`."
+    )
+
+
+@jax.custom_jvp
+def _varying(scale: jax.Array, x: jax.Array) -> jax.Array:
+    """``scale``, with a derivative where ``x`` has one, so that `_constant` sees it."""
+    del x
+    return scale
+
+
+@_varying.defjvp
+def _varying_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    # Zeros, but computed from the tangent: reverse mode drops those that are constant.
+    return primals[0], tangents[0] + 0 * jnp.sum(tangents[1]).astype(primals[0].dtype)
 
 
 def format_of(dtype: jnp.dtype) -> Format:

@@ -47,6 +47,10 @@ class MomentStorage:
     The update is computed from moments before they are rounded, in float32 or wider.
     Complex moments are stored as they are.
 
+    The derivative of a step is that of a step without rounding. From one step to the next
+    it is carried in the dtype of the moment, in 16 bits with their precision and range;
+    moments in 8 bits can't carry it, which is an error at such a derivative.
+
     Attributes:
       kind: ``"int8"``, or a floating dtype: ``"bfloat16"``, `jnp.float16`, ...
       block_size: At most how many values share a scale, at least 1. A scale is 4 bytes.

@@ -1,6 +1,7 @@
 """Stochastic rounding: to one of the two neighbors, right in expectation."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -52,11 +53,13 @@ def mix(x: jax.Array) -> jax.Array:
     return (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def round_stochastically(x: jax.Array, dtype: jnp.dtype, bits: jax.Array) -> jax.Array:
     """``x`` (float32) in ``dtype``: one of its two neighbors, the nearer one more often.
 
     ``bits`` are random uint32. Numbers of ``dtype`` are exact, beyond the largest one
-    rounding is to nearest, and NaN stays NaN.
+    rounding is to nearest, and NaN stays NaN. The derivative is that of a conversion:
+    straight through, in ``dtype``.
     """
     limits, wide = jnp.finfo(dtype), jnp.finfo(x.dtype)
     # Random bits are added to those that the dtype has no place for, which are cut then.
@@ -73,3 +76,12 @@ def round_stochastically(x: jax.Array, dtype: jnp.dtype, bits: jax.Array) -> jax
         multiple = jnp.copysign(count * smallest, x)
         rounded = jnp.where(jnp.abs(x) < float(limits.tiny), multiple, rounded)
     return jnp.where(jnp.abs(x) <= float(limits.max), rounded, x).astype(dtype)
+
+
+@round_stochastically.defjvp
+def _straight_through(
+    dtype: jnp.dtype,
+    primals: tuple[jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    return round_stochastically(primals[0], dtype, primals[1]), tangents[0].astype(dtype)

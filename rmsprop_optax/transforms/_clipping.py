@@ -21,6 +21,7 @@ from rmsprop_optax._foundation._checks import (
     check_has_effect,
     check_mask,
     check_positive,
+    mask_of,
 )
 from rmsprop_optax._foundation._dtypes import common_dtype, real_dtype
 from rmsprop_optax._foundation._leafwise import map_leaves, wide_leaves
@@ -201,7 +202,7 @@ def _axes_of(
     if sharded is None:
         check_types_have_axes(names)
         return [varying_axes(g, names) for g in leaves if g is not None]
-    mask = sharded(updates) if callable(sharded) else sharded
+    mask = mask_of(sharded, updates)
     present = jax.tree.map(lambda g: g is not None, updates, is_leaf=is_leaf)
     said = zip(
         jax.tree.leaves(jax.tree.broadcast(mask, present)),

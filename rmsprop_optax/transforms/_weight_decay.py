@@ -11,7 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._alignment import check_has_params
-from rmsprop_optax._foundation._checks import check_mask, check_parameter_mask
+from rmsprop_optax._foundation._checks import (
+    check_mask,
+    check_parameter_mask,
+    mask_of,
+)
 from rmsprop_optax._foundation._dtypes import as_number, cast, common_dtype, real_like
 from rmsprop_optax._foundation._leafwise import map_leaves
 from rmsprop_optax._foundation._schedules import as_decay, as_rate, next_count
@@ -134,7 +138,7 @@ def masked_by_params(
 
 def _mask_of(params: PyTree, mask: Mask) -> PyTree:
     """The mask as a tree, whose leaves are booleans and fit the parameters."""
-    found = mask(params) if callable(mask) else mask
+    found = mask_of(mask, params)
     if jax.tree.leaves(found) or jax.tree.leaves(params):
         check_mask("weight_decay_mask", found)
     try:

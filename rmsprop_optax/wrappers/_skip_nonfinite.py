@@ -13,7 +13,7 @@ from rmsprop_optax._foundation._checks import check_whole_number, checked_inner
 from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._types import AxisName, Count, PyTree
-from rmsprop_optax.wrappers._cond_update import all_finite, cond_update
+from rmsprop_optax.wrappers._cond_update import Update, all_finite, cond_update
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -46,7 +46,8 @@ def skip_nonfinite(
       inner: The transformation.
       max_consecutive_errors: The largest number of calls in a row that are dropped. The
         next such call is applied, as in `optax.apply_if_finite`: its infinities and NaNs
-        reach the parameters, and end a run that can't recover. None: all are dropped.
+        reach the parameters, and end a run that can't recover. None: all are dropped;
+        [`consecutive_errors`][rmsprop_optax.consecutive_errors] tells how many.
       axis_name: Inside `jax.shard_map` or `jax.pmap`, the axis (or axes) whose devices
         decide together: a gradient that is not finite on one of them drops the step on
         all.
@@ -69,10 +70,7 @@ def skip_nonfinite(
       >>> print(update, state.total_notfinite, state.inner_state.trace)
       0.0 1 0.0
     """
-    if max_consecutive_errors is not None:
-        check_whole_number("max_consecutive_errors", max_consecutive_errors, least=1)
-    if axis_name is not None:
-        check_axis_name("axis_name", axis_name)
+    check_skipping(max_consecutive_errors, axis_name)
     inner_init, inner_update = checked_inner(inner)
 
     def init_fn(params: PyTree) -> SkipNonfiniteState:
@@ -88,18 +86,51 @@ def skip_nonfinite(
         params: PyTree = None,
         **extra_args: Any,
     ) -> tuple[PyTree, SkipNonfiniteState]:
-        finite = all_finite(updates, axis_name)
-        in_a_row = jnp.where(finite, 0, next_count(state.notfinite_count))
-        applies = finite
-        if max_consecutive_errors is not None:
-            applies = finite | (in_a_row > max_consecutive_errors)
-
         def update(updates: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
             return inner_update(updates, inner_state, params, **extra_args)
 
-        outcome = cond_update(applies, update, updates, state.inner_state)
-        total = state.total_notfinite
-        total = jnp.where(finite, total, next_count(total))
-        return outcome.updates, SkipNonfiniteState(in_a_row, total, outcome.state)
+        _, new, fields = update_if_finite(
+            update, updates, state, max_consecutive_errors, axis_name
+        )
+        return new, SkipNonfiniteState(**fields)
 
     return check_states(optax.GradientTransformationExtraArgs(init_fn, update_fn))
+
+
+def check_skipping(max_consecutive_errors: Any, axis_name: Any) -> None:
+    """The arguments that all wrappers have which drop a call."""
+    if max_consecutive_errors is not None:
+        check_whole_number("max_consecutive_errors", max_consecutive_errors, least=1)
+    if axis_name is not None:
+        check_axis_name("axis_name", axis_name)
+
+
+def update_if_finite(
+    update: Update,
+    updates: PyTree,
+    state: Any,
+    max_consecutive_errors: Count | None,
+    axis_name: AxisName | None,
+) -> tuple[jax.Array, PyTree, dict[str, Any]]:
+    """Runs ``update`` on finite updates, and on those after too many that were not.
+
+    Returns:
+      Whether the updates are finite; the new ones; the fields of the state that all
+      wrappers have which drop a call.
+    """
+    finite = all_finite(updates, axis_name)
+    in_a_row = jnp.where(finite, 0, next_count(state.notfinite_count))
+    applies = finite
+    if max_consecutive_errors is not None:
+        applies = finite | (in_a_row > max_consecutive_errors)
+    outcome = cond_update(applies, update, updates, state.inner_state)
+    total = state.total_notfinite
+    return (
+        finite,
+        outcome.updates,
+        {
+            "notfinite_count": in_a_row,
+            "total_notfinite": jnp.where(finite, total, next_count(total)),
+            "inner_state": outcome.state,
+        },
+    )

@@ -16,7 +16,7 @@ class _Namesake(NamedTuple):
 def test_states_inside_of_states_are_found_by_class() -> None:
     _Namesake.__name__ = "UnscaleLossState"
     scaled = ro.skip_nonfinite(ro.unscale_loss(2.0)).init({})
-    around = ro.DynamicLossScaleState(jnp.zeros(()), jnp.ones(()), scaled)
+    around = ro.DynamicLossScaleState(*map(jnp.asarray, (0, 1.0, 0, 0)), scaled)
     params = {"UnscaleLossState": jnp.ones(2), "w": _Namesake(jnp.ones(2))}
     opt_state = (optax.trace(0.9).init(params), around)
     found = find_states(opt_state, ro.UnscaleLossState, ro.DynamicLossScaleState)

@@ -8,7 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import dynamic_loss_scale, rmsprop, scale_loss
+from rmsprop_optax import (
+    consecutive_errors,
+    dynamic_loss_scale,
+    rmsprop,
+    scale_loss,
+    skip_nonfinite,
+)
 
 
 def test_growth_halving_and_counters() -> None:
@@ -32,6 +38,32 @@ def test_growth_halving_and_counters() -> None:
         (1 / 2, 1, 2.0),
     ]
     assert update._cache_size() == 1
+    assert (state.notfinite_count, state.total_notfinite) == (0, 3)
+
+
+def test_a_run_that_is_frozen_says_so() -> None:
+    tx = dynamic_loss_scale(optax.trace(0.0), 8.0, max_consecutive_errors=2)
+    params = jnp.array(0.0)
+    wrappers = (optax.identity(), tx, skip_nonfinite(optax.identity()))
+    chain = optax.chain(*wrappers, optax.apply_if_finite(optax.identity(), 9))
+    state, update = chain.init(params), jax.jit(chain.update)
+    counts, updates = [], params
+    for gradient in (np.inf, np.nan, 1.0, np.nan, np.inf, np.inf):
+        updates, state = update(jnp.array(gradient), state)
+        counts.append(int(consecutive_errors(state)))
+    assert counts == [1, 2, 0, 1, 2, 3]
+    scaled: Any = state[1]
+    assert scaled.total_notfinite == 5
+    # The third in a row was applied here, and dropped by the next wrapper.
+    assert scaled.inner_state.trace == np.inf
+    assert updates == 0
+    assert scaled.loss_scale == 8 / 2**5
+    with pytest.raises(ValueError, match="put the transformation into `skip_nonfinite`"):
+        consecutive_errors(optax.trace(0.9).init(params))
+    with pytest.raises(ValueError, match="has lost its classes"):
+        consecutive_errors({"notfinite_count": params})
+    with pytest.raises(ValueError, match="`max_consecutive_errors`"):
+        dynamic_loss_scale(optax.identity(), max_consecutive_errors=0)
 
 
 def test_the_inner_state_does_not_move_on_a_bad_step() -> None:
