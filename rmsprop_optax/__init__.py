@@ -4,7 +4,7 @@ The optimizer::
 
     rmsprop                    Keras's arguments; the others are in `dialects`
     describe, state_bytes      the update that runs; the memory that its state takes
-    finalize                   the averaged parameters
+    finalize, with_average     the averaged parameters, out of a state and into one
     scale_loss                 the loss to differentiate under a loss scale
     has_updated                whether the last call of an accumulation was an update
     exclude_paths              a mask of parameters by their paths
@@ -54,6 +54,7 @@ from rmsprop_optax.transforms._averaging import (
     AverageParamsState,
     average_params,
     finalize,
+    with_average,
 )
 from rmsprop_optax.transforms._clipping import (
     clip_by_global_norm,
@@ -142,6 +143,7 @@ __all__ = [
     "split_complex",
     "state_bytes",
     "unscale_loss",
+    "with_average",
     "zeros_for_missing",
 ]
 
