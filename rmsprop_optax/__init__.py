@@ -4,7 +4,7 @@ The optimizer::
 
     rmsprop                    Keras's arguments; the others are in `dialects`
     describe, state_bytes      the update that runs; the memory that its state takes
-    finalize                   the averaged parameters
+    finalize, with_average     the averaged parameters, out of a state and into one
     scale_loss                 the loss to differentiate under a loss scale
     has_updated                whether the last call of an accumulation was an update
     consecutive_errors         how many steps in a row were dropped
@@ -55,6 +55,7 @@ from rmsprop_optax.transforms._averaging import (
     AverageParamsState,
     average_params,
     finalize,
+    with_average,
 )
 from rmsprop_optax.transforms._clipping import (
     clip_by_global_norm,
@@ -145,6 +146,7 @@ __all__ = [
     "split_complex",
     "state_bytes",
     "unscale_loss",
+    "with_average",
     "zeros_for_missing",
 ]
 

@@ -106,7 +106,7 @@ def _descent(config: RmspropConfig) -> Stages:
 
 
 def _average(config: RmspropConfig) -> Stages:
-    """The average of the weights, which moves at every call."""
+    """The average of the weights."""
     if config.use_ema:
         every_k = config.gradient_accumulation_steps
         yield lazy(
@@ -115,6 +115,7 @@ def _average(config: RmspropConfig) -> Stages:
                 config.ema_overwrite_frequency,
                 1 if every_k is None else every_k,
                 config.ema_from_initial,
+                config.ema_per_update,
             )
         )
 

@@ -73,6 +73,7 @@ class RmspropConfig:
       coupled_decay: The weight of an L2 penalty in the gradient.
       decay_rate: The rate of the decoupled decay; None: the learning rate.
       ema_from_initial: Whether the average of the weights starts at the initial ones.
+      ema_per_update: Whether it moves at updates, and not at every call.
       split_complex: Whether a complex number is two real ones.
     """
 
@@ -106,6 +107,7 @@ class RmspropConfig:
     ema_momentum: Scalar = _option(check_closed_decay, 0.99)
     ema_overwrite_frequency: Count | None = _option(_at_least(1), None)
     ema_from_initial: bool = _option(check_flag, False)
+    ema_per_update: bool = _option(check_flag, False)
     loss_scale_factor: Scalar | None = _option(check_loss_scale, None)
     gradient_accumulation_steps: Count | None = _option(_at_least(2), None)
     accumulate_rows: Mapping[str, int] | None = _option(_check_rows, None)
@@ -150,6 +152,8 @@ class RmspropConfig:
         for option, needed, has_effect in (
             ("ema_momentum", "use_ema=True", self.use_ema),
             ("ema_overwrite_frequency", "use_ema=True", self.use_ema),
+            ("ema_per_update", "use_ema=True", self.use_ema),
+            ("ema_per_update", "gradient_accumulation_steps", accumulates),
             ("accumulate_rows", "gradient_accumulation_steps", accumulates),
             ("axis_name", reduces, clips or self.skip_nonfinite),
             ("weight_decay_mask", "weight_decay", decays),

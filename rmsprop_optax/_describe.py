@@ -154,7 +154,8 @@ def _parameter_lines(f: RmspropConfig) -> Iterator[tuple[str, str]]:
     if f.use_ema:
         beta = f.ema_momentum
         first = ", from the initial p" if f.ema_from_initial else ""
-        words = f"average{first}: `finalize` returns it"
+        at = " at updates" if f.ema_per_update else ""
+        words = f"average{at}{first}: `finalize` returns it"
         yield f"a = {_number(beta)} a + {_rest(beta)} p", words
     if f.ema_overwrite_frequency is not None:
         yield "p = a", f"every {_number(f.ema_overwrite_frequency)} iterations"

@@ -34,6 +34,7 @@ def rmsprop(
     ema_overwrite_frequency: Count | None = None,
     name: str = "rmsprop",
     *,
+    ema_per_update: bool = False,
     loss_scale_factor: Scalar | None = None,
     gradient_accumulation_steps: Count | None = None,
     nesterov: bool = False,
@@ -94,6 +95,8 @@ def rmsprop(
       ema_overwrite_frequency: After so many iterations the weights become their average,
         at least 1; None: never.
       name: The label of the step in traces and profiles (`jax.named_scope`).
+      ema_per_update: Whether the average moves once every
+        ``gradient_accumulation_steps`` calls, and not at every call, as in Keras.
       loss_scale_factor: What [`scale_loss`][rmsprop_optax.scale_loss] multiplies the
         loss by, and what gradients are divided by, greater than 0. For a scale that
         adapts, see [`dynamic_loss_scale`][rmsprop_optax.dynamic_loss_scale].
@@ -192,6 +195,7 @@ def rmsprop(
             use_ema=use_ema,
             ema_momentum=ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
+            ema_per_update=ema_per_update,
             loss_scale_factor=loss_scale_factor,
             gradient_accumulation_steps=gradient_accumulation_steps,
             accumulate_rows=accumulate_rows,

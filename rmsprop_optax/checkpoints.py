@@ -5,8 +5,9 @@ Needs `pip install 'rmsprop_optax[checkpoints]'`.
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmsprop_optax._foundation._checks import check_whole_number
+from rmsprop_optax._foundation._checks import (
+    check_flag,
+    check_function,
+    check_whole_number,
+)
 from rmsprop_optax._foundation._trees import leaves_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.storage._rounding import hash_bits, mix
@@ -33,7 +38,7 @@ class CheckpointError(Exception):
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder, of which the newest is restored.
+    """The checkpoints of one run in one folder.
 
     Orbax writes into a temporary folder and renames it when it is complete. So if a run
     is killed at any moment, the newest complete checkpoint remains. The checkpoint has a
@@ -47,6 +52,9 @@ class Checkpoints:
         checkpoint with another description is refused, and the error names the lines
         that differ. Without it, a change that affects no array goes unnoticed.
       max_to_keep: How many of the newest checkpoints stay, at least 1.
+      best_fn: A function of the notes of a checkpoint. The checkpoint for which it is
+        greatest stays too, and is the "best" of `restore`. A checkpoint without notes,
+        or for which it is NaN, is no better than others.
 
     Attributes:
       folder: The absolute path.
@@ -71,7 +79,11 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: str | Path, description: str = "", max_to_keep: int = 2
+        self,
+        folder: str | Path,
+        description: str = "",
+        max_to_keep: int = 2,
+        best_fn: Callable[[dict[str, Any]], float] | None = None,
     ) -> None:
         try:
             import orbax.checkpoint as ocp
@@ -99,12 +111,23 @@ class Checkpoints:
                 f"The folder {self.folder} can't be used: it is a file."
             )
         self._description = description
-        options = self._ocp.CheckpointManagerOptions(
-            max_to_keep=int(max_to_keep), enable_async_checkpointing=False
+        policies = ocp.checkpoint_managers
+        keep: list[Any] = [policies.LatestN(int(max_to_keep))]
+        self._rank = None if best_fn is None else _rank_by(best_fn)
+        if self._rank is not None:
+            keep += [
+                policies.BestN(
+                    get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False
+                )
+            ]
+        options = ocp.CheckpointManagerOptions(
+            best_fn=self._rank,
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            enable_async_checkpointing=False,
         )
         try:
-            self._manager = self._ocp.CheckpointManager(self.folder, options=options)
-        except OSError as error:
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except (OSError, ValueError) as error:  # the latter for damaged metrics
             raise CheckpointError(
                 f"The folder {self.folder} can't be used: {_reason(error)}."
             ) from error
@@ -122,8 +145,12 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, or None; other processes may write too."""
+        return max(self.all_steps(), default=None)
+
+    def all_steps(self) -> list[int]:
+        """The steps of all checkpoints, in order."""
         self._manager.reload()
-        return self._manager.latest_step()
+        return sorted(self._manager.all_steps())
 
     def save(
         self, step: int, tree: PyTree, notes: Mapping[str, Any] | None = None
@@ -132,12 +159,15 @@ class Checkpoints:
 
         Args:
           step: Its number, at least 0 and greater than those that were saved before.
-          tree: Arrays, sharded or not, or numbers.
+          tree: Arrays, sharded or not, or numbers. A Python number is saved in JAX's
+            dtype, rounded to the nearest.
           notes: Something for JSON, to travel with them.
 
         Raises:
-          ValueError: For a step that is not greater than the newest.
-          TypeError: For a step that is not an integer, or notes that are not for JSON.
+          ValueError: For a step that is not greater than the newest; for a leaf that
+            would be restored with another value, or was donated.
+          TypeError: For a step that is not an integer, notes that are not for JSON, or a
+            leaf that can't be restored: no array, or `RowSlices`.
           CheckpointError: Where it can't be written. The checkpoints before it stay.
         """
         check_whole_number("step", step, least=0)
@@ -150,19 +180,26 @@ class Checkpoints:
             )
         leaves, structure = jax.tree.flatten(tree)
         paths = [path_of(keys) for keys, _ in leaves_with_keys(tree, is_leaf=None)]
-        tree = structure.unflatten(map(_as_array, paths, leaves))
+        arrays = list(map(_as_array, paths, leaves))
+        tree = structure.unflatten(arrays)
+        kept_notes = json.loads(json.dumps(dict(notes or {})))
+        metrics = None
+        if self._rank is not None and kept_notes:
+            self._rank(kept_notes)  # fails before anything is written
+            metrics = kept_notes
         about = _configuration(tree, self._description) | {
-            "notes": json.loads(json.dumps(dict(notes or {}))),
-            "sums": [int(_bit_sum(leaf)) for leaf in jax.tree.leaves(tree)],
+            "notes": kept_notes,
+            "sums": [int(_bit_sum(array)) for array in arrays],
         }
         args = self._ocp.args
         items: Any = args.Composite(
-            arrays=args.StandardSave(_not_empty(tree)),
+            # Nothing at all is an error of Orbax's.
+            arrays=args.PyTreeSave(_by_number(enumerate(arrays)) or {"none": np.ones(1)}),
             about=args.JsonSave(about | {"digest": _digest(about)}),
         )
         self._remove_unfinished()
         try:
-            done = self._manager.save(step, args=items)
+            done = self._manager.save(step, args=items, metrics=metrics)
         except Exception as error:  # of every library below, and of the file system
             self._remove_unfinished()
             raise CheckpointError(
@@ -172,58 +209,111 @@ class Checkpoints:
         if not done:
             raise CheckpointError(f"Orbax did not save step {step} in {self.folder}.")
 
-    def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """The newest checkpoint.
+    def restore(
+        self,
+        like: PyTree,
+        step: int | str = "latest",
+        *,
+        partial: bool = False,
+        check_description: bool = True,
+    ) -> tuple[PyTree, dict[str, Any]]:
+        """A checkpoint, or a part of it.
 
         Args:
           like: A tree of arrays, or of shapes and dtypes (`jax.eval_shape`), like the
             tree to restore. A leaf with a sharding is restored with it, on any number of
-            devices; a leaf without one is restored on one device.
+            devices; a leaf without one, or of `jax.eval_shape`, on one device.
+          step: Of which checkpoint; or "latest"; or "best", as ``best_fn`` says.
+          partial: Whether ``like`` may be a part of the tree that was saved, such as
+            ``{"params": params}``. The rest is not read.
+          check_description: Whether a checkpoint with another description is refused.
+            False: training goes on with other numbers, such as another learning rate.
 
         Returns:
           The tree, and the notes.
 
         Raises:
-          CheckpointError: If there is no checkpoint, if it can't be read, if its values
-            are not those that were saved, or if it is of another configuration. The
-            message names what differs.
+          CheckpointError: If there is no such checkpoint, if it can't be read, if its
+            values are not those that were saved, or if it is of another configuration.
+            The message names what differs.
+          ValueError: For another word, or for "best" without ``best_fn``.
+          TypeError: For a step that is not an integer.
         """
-        step = self.latest_step()
-        if step is None:
-            raise CheckpointError(f"There is no checkpoint in {self.folder}.")
+        check_flag("partial", partial)
+        check_flag("check_description", check_description)
+        description = self._description if check_description else ""
+        number = self._find(step)
         try:
-            return self._restore(step, like)
+            return self._restore(number, like, description, partial=partial)
         except CheckpointError:
             # A writer beside may have replaced it by a newer one meanwhile.
-            if self.latest_step() == step:
+            if self._find(step) == number:
                 raise
-        return self.restore(like)
+        return self.restore(
+            like, step, partial=partial, check_description=check_description
+        )
 
-    def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    def _find(self, step: int | str) -> int:
+        """The number of a checkpoint that is there."""
+        steps, found = self.all_steps(), step
+        if step == "latest":
+            found = max(steps, default=None)
+        elif step == "best":
+            if self._rank is None:
+                raise ValueError('`step` is "best": give `best_fn` to `Checkpoints`.')
+            found = self._manager.best_step()
+        elif isinstance(step, str):
+            raise ValueError(
+                f'`step` must be an integer, "latest" or "best", got {step!r}.'
+            )
+        else:
+            check_whole_number("step", step, least=0)
+        if found not in steps:
+            what = "with notes" if step == "best" else f"of step {step}"
+            there = f" {what}: it has the steps {steps}" if steps else ""
+            raise CheckpointError(f"There is no checkpoint in {self.folder}{there}.")
+        return int(found)
+
+    def _restore(
+        self, step: int, like: PyTree, description: str, *, partial: bool
+    ) -> tuple[PyTree, dict[str, Any]]:
         about = self._read(step, about=self._ocp.args.JsonRestore())["about"]
         if not isinstance(about, dict) or about.get("digest") != _digest(about):
             raise self._unreadable(step, "what it says about itself was changed")
-        found = _differences(about, _configuration(like, self._description))
+        wanted = _configuration(like, description)
+        paths = {path for path, _ in wanted["arrays"]}
+        arrays = list(enumerate(about["arrays"]))
+        numbers = [i for i, (path, _) in arrays if not partial or path in paths]
+        part = about | {"arrays": [about["arrays"][i] for i in numbers]}
+        found = _differences(part, wanted)
         if found:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {self.folder} is of another "
                 f"configuration: {found}. Restore it with the optimizer that it was "
-                "saved with, or start a run in another folder."
+                "saved with. Give `partial=True` for a part of its tree, or "
+                "`check_description=False` to go on with other numbers; or start a run "
+                "in another folder."
             )
         leaves, structure = jax.tree.flatten(like)
-        targets = _not_empty(jax.tree.map(_target, like))
-        read = self._read(step, arrays=self._ocp.args.StandardRestore(targets))["arrays"]
-        for i, leaf in enumerate(leaves):
+        targets = zip(numbers, map(_target, leaves), strict=True)
+        read = self._read_arrays(step, _by_number(targets))
+        for place, i in enumerate(numbers):
+            leaf = leaves[place]
             x = read.get(str(i))
             if x is None:
                 x = jnp.zeros(jnp.shape(leaf), jnp.result_type(leaf))
             if int(_bit_sum(x)) != about["sums"][i]:
                 path = about["arrays"][i][0]
                 raise self._unreadable(step, f"the values of '{path}' were changed")
-            if not getattr(leaf, "sharding", None):  # free to go to any mesh
-                x = jax.device_put(np.asarray(x))
-            leaves[i] = x
+            leaves[place] = x if _sharding(leaf) else _uncommitted(x)
         return structure.unflatten(leaves), about["notes"]
+
+    def _read_arrays(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
+        if not targets:
+            return {}
+        args = self._ocp.checkpoint_utils.construct_restore_args(targets)
+        arrays = self._ocp.args.PyTreeRestore(targets, args, partial_restore=True)
+        return self._read(step, arrays=arrays)["arrays"]
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
@@ -235,7 +325,7 @@ class Checkpoints:
         return CheckpointError(
             f"The checkpoint of step {step} in {self.folder} can't be read, and was "
             f"left as it is ({reason}). Delete the folder {step} there to go back to the "
-            "checkpoint before it."
+            "checkpoint before it, or restore another by `step`."
         )
 
     def _remove_unfinished(self) -> None:
@@ -249,22 +339,31 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
+def _rank_by(best_fn: Callable[[dict[str, Any]], float]) -> Callable[[Any], float]:
+    """``best_fn`` with NaN below all numbers: Orbax sorts."""
+    check_function("best_fn", best_fn)
+
+    def rank(notes: dict[str, Any]) -> float:
+        value = float(best_fn(notes))
+        return -math.inf if math.isnan(value) else value
+
+    return rank
+
+
 def _as_array(path: str, leaf: Any) -> jax.Array:
     """The leaf in a dtype of JAX's, which holds 64 bits only under `jax_enable_x64`."""
     if isinstance(leaf, jax.Array):
+        _check_is_restorable(path, leaf)
         return leaf
     try:
         with np.errstate(over="ignore"):  # compared below
             array = jnp.asarray(leaf)
-    except (TypeError, OverflowError) as error:
+        same = _is_same(array, leaf)
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
             f"'{path}' can't be saved as an array, got {leaf!r}: {error}. Put it into "
             "`notes`."
         ) from error
-    if hasattr(leaf, "dtype"):
-        same = np.array_equal(array, leaf, equal_nan=True)
-    else:  # a Python number has no dtype, and is rounded to JAX's
-        same = np.isclose(array, np.asarray(leaf), rtol=1e-6, equal_nan=True)
     if not same:
         raise ValueError(
             f"'{path}' would be restored with other values: it is {leaf!r}, and JAX "
@@ -274,20 +373,57 @@ def _as_array(path: str, leaf: Any) -> jax.Array:
     return array
 
 
-def _not_empty(tree: PyTree) -> dict[str, Any]:
-    """The leaves by number; Orbax refuses those of size 0, and an array alone."""
-    leaves = enumerate(jax.tree.leaves(tree))
-    found = {str(i): leaf for i, leaf in leaves if np.prod(leaf.shape)}
-    return found or {"none": jnp.zeros(1)}
+def _check_is_restorable(path: str, leaf: jax.Array) -> None:
+    if leaf.is_deleted():
+        raise ValueError(
+            f"'{path}' was deleted: a jitted function got it in a donated argument. Save "
+            "what the function returned."
+        )
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return
+    kind = str(jax.random.key_impl(leaf))
+    try:
+        jax.random.key(0, impl=kind)
+    except ValueError as error:  # a kind that JAX does not know by name
+        raise TypeError(
+            f"'{path}' can't be restored from a checkpoint: it holds {kind}."
+        ) from error
+
+
+def _is_same(array: jax.Array, leaf: Any) -> bool:
+    if hasattr(leaf, "dtype"):
+        return np.array_equal(array, leaf, equal_nan=True)
+    # A Python number has no dtype, and is rounded to JAX's: not to 0, nor to infinity.
+    parts = [[x.real, x.imag] for x in (complex(array), complex(leaf))]
+    return np.allclose(*parts, rtol=1e-6, atol=0, equal_nan=True)
+
+
+def _by_number(leaves: Iterable[tuple[int, Any]]) -> dict[str, Any]:
+    """What Orbax gets: it refuses arrays of size 0."""
+    return {str(i): leaf for i, leaf in leaves if np.prod(leaf.shape)}
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:
     """Where a leaf is read to: not on devices that were there when it was written."""
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = _sharding(leaf) or one
     dtype = jnp.result_type(leaf)
     return jax.ShapeDtypeStruct(np.shape(leaf), dtype, sharding=sharding)
+
+
+def _sharding(leaf: Any) -> jax.sharding.Sharding | None:
+    """That of a leaf, if it names devices: under `jax.eval_shape` it does not."""
+    sharding = getattr(leaf, "sharding", None)
+    abstract = isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh)
+    return None if abstract else sharding
+
+
+def _uncommitted(x: jax.Array) -> jax.Array:
+    """The array free to go to any mesh."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _uncommitted(jax.random.key_data(x))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    return jax.device_put(np.asarray(x))
 
 
 def _configuration(tree: PyTree, description: str) -> dict[str, Any]:

@@ -23,20 +23,21 @@ Configs = Mapping[str, RmspropConfig]
 
 # What a dialect decides by its formula, and a run may not differ in.
 _FORMULA = ("eps_in_sqrt", "nesterov", "maximize", "cautious", "coupled_decay")
-_FORMULA += ("weight_decay", "decay_rate")
+_FORMULA += ("weight_decay", "decay_rate", "ema_per_update")
 # What has no effect on the rest of a run, or is compared by the state (`lr_in_momentum`).
 _NOT_COMPARED = {"source", "names", "exclusive_clips", "rates", "name", "lr_in_momentum"}
 _NOT_COMPARED |= {"initial_scale", "ema_from_initial", "split_complex", "moment_storage"}
 _NOT_COMPARED |= {"weight_decay_mask", "accumulate_rows", "skip_nonfinite", "axis_name"}
 _OPTIONS = [f.name for f in fields(RmspropConfig) if f.name not in _NOT_COMPARED]
 # Arguments of `rmsprop` that Keras does not have; and a label, which may be any.
-_NOT_THEIRS = {"nesterov", "eps_in_sqrt", "bias_correction", "name"}
+_NOT_THEIRS = {"nesterov", "eps_in_sqrt", "bias_correction", "name", "ema_per_update"}
 # Options without effect where another one is off.
 _NEEDS = {
     "cautious": "momentum",
     "decay_rate": "weight_decay",
     "ema_momentum": "use_ema",
     "ema_overwrite_frequency": "use_ema",
+    "ema_per_update": "use_ema",
 }
 
 

@@ -91,6 +91,7 @@ def import_params(
     convert: Convert | None = None,
     ignore: Iterable[str] = (),
     optimizer_name: str = "RMSProp",
+    average_name: str | None = None,
 ) -> PyTree:
     """The variables of a TensorFlow 1 model as parameters of ours.
 
@@ -101,6 +102,9 @@ def import_params(
       names: Names of variables are without ``:0``.
       ignore: Beside ``global_step`` and the optimizer's slots.
       optimizer_name: As for [`import_state`][rmsprop_optax.interchange.tf1.import_state].
+      average_name: For the averages of the variables in their place, the ``name`` that
+        they had: ``"ExponentialMovingAverage"``. Give the tree to
+        [`with_average`][rmsprop_optax.with_average].
 
     Returns:
       A tree like ``params``.
@@ -118,7 +122,7 @@ def import_params(
     """
     ignore = check_names("ignore", ignore)
     weights, read_array = _weights(
-        foreign, params, names, convert, ignore, optimizer_name
+        foreign, params, names, convert, ignore, optimizer_name, average_name
     )
     return import_weights(params, weights, read_array)
 
@@ -292,20 +296,27 @@ def _weights(
     convert: Convert | None,
     ignore: Iterable[str],
     optimizer_name: str,
+    average_name: str | None = None,
 ) -> tuple[dict[str, Place], Callable[[str], Any]]:
-    """Which variables are our parameters, and the array of a name."""
+    """Which variables, or averages, are our parameters; and the array of a name."""
     check_name("optimizer_name", optimizer_name)
     ignored = (*ignore, rf"/{re.escape(optimizer_name)}(_\d)?$", "^global_step$")
     if isinstance(foreign, Mapping):
-        weights = find_weights(params, foreign, names, {}, convert, ignored, "/")
-        return weights, foreign.__getitem__
-    shapes, read_array = _checkpoint(foreign)
+        shapes = {name: np.shape(array) for name, array in foreign.items()}
+        read_array = foreign.__getitem__
+    else:
+        shapes, read_array = _checkpoint(foreign)
+    end = ""
+    if average_name is not None:
+        check_name("average_name", average_name)
+        end = f"/{average_name}"
+        shapes = {n.removesuffix(end): x for n, x in shapes.items() if n.endswith(end)}
     weights = find_weights(params, sorted(shapes), names, {}, convert, ignored, "/")
 
     def read_fitting(name: str) -> Any:
         # One of another size is not read: its shape is what the error says.
         if math.prod(shapes[name]) == math.prod(weights[name].like.shape):
-            return read_array(name)
+            return read_array(name + end)
         return jax.ShapeDtypeStruct(tuple(shapes[name]), "float32")
 
     return weights, read_fitting

@@ -68,7 +68,7 @@ LAYOUTS: Layouts = {
 }
 """How PyTorch keeps the weights of Flax's `Linear`, `Conv`, `Embed` and norms."""
 
-_BUFFERS = (r"\bnum_batches_tracked$", r"\brunning_(mean|var)$")
+_BUFFERS = (r"\bnum_batches_tracked$", r"\brunning_(mean|var)$", "^n_averaged$")
 _SLOTS = {"nu": "square_avg", "mu": "grad_avg", "trace": "momentum_buffer"}
 
 
@@ -183,7 +183,9 @@ def import_params(
     """The weights of a PyTorch model as parameters of ours.
 
     A parameter ``dense/kernel`` is looked for as ``dense.weight``, transposed, as
-    ``layouts`` says. The framework's name may have more in front (``module.``).
+    ``layouts`` says. The framework's name may have more in front: ``module.`` in the
+    state dictionary of PyTorch's `AveragedModel` and timm's `ModelEmaV3`, whose average
+    then goes into [`with_average`][rmsprop_optax.with_average].
 
     Args:
       foreign: What ``model.state_dict()`` returned; or the path of a ``.pt`` file, read

@@ -1,5 +1,7 @@
 """Saved and restored: sharded or not, onto other devices, and refused where it must."""
 
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +15,10 @@ import pytest
 pytest.importorskip("orbax.checkpoint", reason="pip install 'rmsprop_optax[checkpoints]'")
 
 import rmsprop_optax as ro
-from rmsprop_optax import describe, parallel
+from rmsprop_optax import describe, parallel, sparse
 from rmsprop_optax.checkpoints import CheckpointError, Checkpoints
 from rmsprop_optax.checkpoints import _bit_sum as bit_sum
+from rmsprop_optax.checkpoints import _digest as digest
 from tests.parallel import _problem
 from tests.parallel._problem import mesh
 
@@ -276,13 +279,172 @@ def test_the_sum_is_that_of_any_sharding_and_sees_each_bit() -> None:
 
 
 @pytest.mark.parametrize(
-    "leaf", [np.int64(2**32 + 3), np.array([1e300]), np.array([0.1]), 1e300]
+    "leaf",
+    [
+        np.int64(2**32 + 3),
+        np.array([1e300]),
+        np.array([0.1]),
+        *(1e300, -1e300, 1e-50, 1e-43, 0.1 + 1e39j, 1 + 1e-50j),
+    ],
 )
 def test_what_jax_would_keep_as_another_number_is_refused(
     tmp_path: Path, leaf: Any
 ) -> None:
     with Checkpoints(tmp_path) as saved, pytest.raises(ValueError, match="'x' would be"):
         saved.save(1, {"x": leaf})
+
+
+def test_python_numbers_at_the_edges_of_float32(tmp_path: Path) -> None:
+    tree = [1.2e-38, 3.4e38, -0.0, float("inf"), float("nan"), 2**31 - 1, True, 2 - 1e-9j]
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, tree)
+        found, _ = saved.restore(tree)
+    _assert_equal(found, jax.tree.map(jnp.asarray, tree))
+    assert np.signbit(found[2])
+
+
+def test_a_donated_array_is_named(tmp_path: Path) -> None:
+    gone = jnp.ones(2)
+    gone.delete()
+    with Checkpoints(tmp_path) as saved:
+        with pytest.raises(ValueError, match="'p/w' was deleted: a jitted function got"):
+            saved.save(1, {"p": {"w": gone}})
+        saved.save(1, {"p": {"w": jnp.ones(2)}})
+        found, _ = saved.restore({"p": {"w": gone}})  # its shape and sharding are known
+    np.testing.assert_array_equal(found["p"]["w"], [1.0, 1.0])
+
+
+def test_what_can_not_be_restored_is_not_saved(tmp_path: Path) -> None:
+    rows = sparse.RowSlices(jnp.array([1]), jnp.ones((1, 2)), (3, 2))
+    keys = {"k": jax.random.key(0), "n": jax.random.split(jax.random.key(1, impl="rbg"))}
+    with Checkpoints(tmp_path, max_to_keep=1) as saved:
+        saved.save(1, keys)
+        saved.restore(jax.eval_shape(lambda: keys))
+        with pytest.raises(TypeError, match=r"'g/indices' can't be restored .*to_dense"):
+            saved.save(2, {"g": rows})
+        found, _ = saved.restore(keys)
+    _assert_equal(
+        jax.tree.map(jax.random.key_data, found), jax.tree.map(jax.random.key_data, keys)
+    )
+
+
+def _whole(value: float) -> dict[str, Any]:
+    count = jnp.asarray(value, jnp.int32)
+    params = {"w": jnp.full((8, 2), value), "empty": jnp.zeros((0, 3))}
+    return {"params": params, "opt_state": {"nu": params, "count": count}}
+
+
+def test_the_parameters_alone_on_another_mesh(tmp_path: Path) -> None:
+    rows = jax.NamedSharding(mesh(8), jax.P("data"))
+    saved = jax.tree.map(lambda x: jax.device_put(x, rows) if x.ndim else x, _whole(2.0))
+    with Checkpoints(tmp_path, "lr 0.1") as checkpoints:
+        checkpoints.save(1, saved, {"loss": 0.5})
+    like = jax.tree.map(
+        lambda x: jax.device_put(x, jax.NamedSharding(mesh(2), jax.P())),
+        {"params": _whole(0.0)["params"]},
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"only it has opt.*`partial=True`"):
+            checkpoints.restore(like)
+        found, notes = checkpoints.restore(like, partial=True)
+        empty, _ = checkpoints.restore(
+            {"opt_state": {"nu": {"empty": jnp.zeros((0, 3))}}}, partial=True
+        )
+    _assert_equal(found, {"params": saved["params"]})
+    assert found["params"]["w"].sharding == like["params"]["w"].sharding
+    assert notes == {"loss": 0.5}
+    assert empty["opt_state"]["nu"]["empty"].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("like", "words"),
+    [
+        ({"w": jnp.ones((8, 2))}, "it has no w"),
+        ({"params": {"w": jnp.ones((8, 2)), "b": jnp.ones(2)}}, "it has no params/b"),
+        ({"params": {"w": jnp.ones(3)}}, r"params/w \(float32\[8, 2\], not float32\[3\]"),
+    ],
+)
+def test_what_is_no_part_is_refused_by_name(
+    tmp_path: Path, like: Any, words: str
+) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, _whole(1.0))
+        with pytest.raises(CheckpointError, match=words):
+            checkpoints.restore(like, partial=True)
+
+
+def test_one_of_two_leaves_of_one_path_is_no_part(tmp_path: Path) -> None:
+    tree = {"a/b": jnp.zeros(2), "a": {"b": jnp.ones(2)}, "c": jnp.ones(1)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, tree)
+        both = {name: tree[name] for name in ("a/b", "a")}
+        _assert_equal(checkpoints.restore(both, partial=True)[0], both)
+        with pytest.raises(CheckpointError, match="another order a/b"):
+            checkpoints.restore({"a": tree["a"]}, partial=True)
+
+
+def test_a_damaged_part_is_refused_alone(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"a": jnp.ones(3), "b": jnp.ones(3)})
+        file = tmp_path / "1" / "about" / "metadata"
+        about = json.loads(file.read_text())
+        about["sums"][1] ^= 1
+        file.write_text(json.dumps(about | {"digest": digest(about)}))
+        found, _ = checkpoints.restore({"a": jnp.ones(3)}, partial=True)
+        np.testing.assert_array_equal(found["a"], np.ones(3))
+        for names, partial in (("b", True), ("ab", False)):
+            with pytest.raises(CheckpointError, match=r"'b' were changed.* by `step`"):
+                checkpoints.restore(dict.fromkeys(names, jnp.ones(3)), partial=partial)
+
+
+def test_a_step_of_choice(tmp_path: Path) -> None:
+    like = jax.ShapeDtypeStruct((1,), jnp.float32)
+    with Checkpoints(tmp_path, max_to_keep=3) as checkpoints:
+        for step in (1, 2, 5, 7):
+            checkpoints.save(step, jnp.full(1, float(step)))
+        assert checkpoints.all_steps() == [2, 5, 7]
+        assert checkpoints.restore(like, 5)[0] == 5.0
+        assert checkpoints.restore(like, np.int32(2))[0] == 2.0
+        with pytest.raises(CheckpointError, match=r"of step 1: it has .* \[2, 5, 7\]"):
+            checkpoints.restore(like, 1)
+        with pytest.raises(ValueError, match=r'"latest" or "best", got .newest'):
+            checkpoints.restore(like, "newest")
+        with pytest.raises(TypeError, match="`step` must be an integer"):
+            checkpoints.restore(like, 2.0)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ValueError, match="give `best_fn` to `Checkpoints`"):
+            checkpoints.restore(like, "best")
+
+
+def test_the_best_stays_and_the_newest_too(tmp_path: Path) -> None:
+    like = jax.ShapeDtypeStruct((1,), jnp.float32)
+    make = {"max_to_keep": 2, "best_fn": lambda notes: -notes["loss"]}
+    losses = [None, 3.0, 0.5, math.nan, 2.0, 1.0]
+    with Checkpoints(tmp_path, **make) as checkpoints:
+        for step, loss in enumerate(losses):
+            if step == 1:
+                with pytest.raises(CheckpointError, match=r"There is no .* with notes"):
+                    checkpoints.restore(like, "best")
+            notes = None if loss is None else {"loss": loss}
+            checkpoints.save(step, jnp.full(1, float(step)), notes)
+        with pytest.raises(KeyError, match="loss"):
+            checkpoints.save(9, jnp.ones(1), {"accuracy": 1.0})
+        assert checkpoints.all_steps() == [2, 4, 5]
+    with Checkpoints(tmp_path, **make) as checkpoints:
+        found, notes = checkpoints.restore(like, "best")
+        assert (found, notes) == (2.0, {"loss": 0.5})
+        assert checkpoints.restore(like)[0] == 5.0
+
+
+def test_another_learning_rate_where_that_is_said(tmp_path: Path) -> None:
+    state = {"nu": jnp.ones(2)}
+    with Checkpoints(tmp_path, "rate 0.1") as checkpoints:
+        checkpoints.save(1, state)
+    with Checkpoints(tmp_path, "rate 0.2") as checkpoints:
+        with pytest.raises(CheckpointError, match=r"rate 0.2.*check_description=False"):
+            checkpoints.restore(state)
+        _assert_equal(checkpoints.restore(state, check_description=False)[0], state)
+        with pytest.raises(CheckpointError, match="it has no trace"):
+            checkpoints.restore({**state, "trace": state}, check_description=False)
 
 
 @pytest.mark.parametrize("leaf", ["text", 2**40])

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import average_params, finalize, rmsprop
+from rmsprop_optax import average_params, finalize, rmsprop, with_average
 
 
 def _run(tx: optax.GradientTransformation, steps: int, **grads: float) -> Any:
@@ -54,6 +54,78 @@ def test_without_accumulation_an_iteration_is_a_call() -> None:
     assert seen == [1.0, 2.0, 2.25, 3.25]
     assert state.ema == 2.75
     assert state.count == 4
+
+
+def test_a_decay_that_changes() -> None:
+    """With i / (i + 1) the average is the mean of 1, 2, 3 and 4."""
+    _, state = _run(average_params(lambda i: i / (i + 1)), 4, a=1.0)
+    assert state.ema == {"a": 2.5}
+    tx = average_params(lambda i: jnp.array([0.0, 0.5, 0.75])[i], from_initial=True)
+    _, state = _run(tx, 3, a=1.0)  # 1, 1.5, 1.875
+    assert state.ema == {"a": 1.875}
+
+
+def test_a_decay_that_is_none() -> None:
+    with pytest.raises(TypeError, match="`decay` must be"):
+        average_params(lambda: 0.5)
+    with pytest.raises(ValueError, match=r"`decay` must be a number in \[0, 1\]"):
+        average_params(1.5)
+    with pytest.raises(TypeError, match="`decay` must return a real scalar"):
+        _run(average_params(lambda i: jnp.ones(2)), 1, a=1.0)
+
+
+@pytest.mark.parametrize("frequency", [None, 2])
+def test_an_average_that_moves_at_updates(frequency: int | None) -> None:
+    """As one without accumulation does in half of the calls."""
+    options: Any = {"use_ema": True, "ema_momentum": 0.5}
+    options["ema_overwrite_frequency"] = frequency
+    accumulated = rmsprop(
+        0.1, **options, gradient_accumulation_steps=2, ema_per_update=True
+    )
+    params, state = _run(accumulated, 10, a=1.0, b=-2.0)
+    once, expected = _run(rmsprop(0.1, **options), 5, a=1.0, b=-2.0)
+    found, wanted = finalize(params, state), finalize(once, expected)
+    np.testing.assert_allclose(found["a"], wanted["a"], rtol=1e-6)
+    np.testing.assert_allclose(found["b"], wanted["b"], rtol=1e-6)
+    np.testing.assert_allclose(params["a"], once["a"], rtol=1e-6)
+    _, before = _run(accumulated, 9, a=1.0, b=-2.0)
+    assert optax.tree.get(before, "ema")["a"] != optax.tree.get(state, "ema")["a"]
+
+
+def test_moving_at_updates_needs_an_accumulation_and_an_average() -> None:
+    with pytest.raises(ValueError, match="without `gradient_accumulation_steps`"):
+        rmsprop(use_ema=True, ema_per_update=True)
+    with pytest.raises(ValueError, match="without `use_ema=True`"):
+        rmsprop(gradient_accumulation_steps=2, ema_per_update=True)
+
+
+def _with_masked() -> optax.GradientTransformation:
+    return optax.masked(
+        optax.chain(optax.identity(), average_params(0.5)), {"a": True, "b": False}
+    )
+
+
+def test_an_average_from_elsewhere_goes_on() -> None:
+    params, state = _run(_with_masked(), 1, a=1.0, b=1.0)
+    state = with_average(state, {"a": np.float64(4.0), "b": np.zeros(3)}, 7)
+    assert finalize(params, state) == {"a": 4.0, "b": 1.0}
+    _, state = _with_masked().update(
+        {"a": jnp.ones(()), "b": jnp.ones(())}, state, params
+    )
+    assert finalize(params, state)["a"] == (4.0 + 2.0) / 2
+    assert optax.tree.get(state, "count") == 8
+
+
+def test_an_average_that_does_not_fit() -> None:
+    _, state = _run(average_params(0.5), 1, a=1.0)
+    with pytest.raises(ValueError, match="`average` does not have the tree"):
+        with_average(state, {"b": jnp.ones(())}, 1)
+    with pytest.raises(ValueError, match="`average` does not have the tree"):
+        with_average(state, {"a": jnp.ones(2)}, 1)
+    with pytest.raises(ValueError, match="`count` must be an integer that is at least 1"):
+        with_average(state, {"a": jnp.ones(())}, 0)
+    with pytest.raises(ValueError, match="`opt_state` has no average"):
+        with_average(optax.adam(0.1).init({"a": jnp.ones(())}), {"a": jnp.ones(())}, 1)
 
 
 @pytest.mark.parametrize(("decay", "expected"), [(0.0, 3.0), (1.0, 1.0)])
