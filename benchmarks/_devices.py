@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import _collectives, _hlo
@@ -134,30 +133,28 @@ def mesh_of(
     return Mesh(np.array(found.devices[:count]).reshape(shape), names)
 
 
-def row_major(leaf: Any, sharding: NamedSharding) -> Any:
-    """The format of an array whose rows are next to each other, each in one piece."""
-    is_table = leaf.ndim == 2 and leaf.shape[1] > 1
-    return Format(Layout((0, 1)), sharding) if is_table else sharding
-
-
 def measure(
     step: Callable[..., Any],
     args: Sequence[Any],
     donate: Sequence[int],
     device: Device,
-    format_of: Callable[[Any, NamedSharding], Any] | None = None,
+    formats: Callable[[Mesh], Any] | None = None,
 ) -> Measured:
-    """What a step on one device costs; ``args`` are trees of `jax.ShapeDtypeStruct`."""
-    here = NamedSharding(mesh_of(device), PartitionSpec())
+    """What a step on one device costs; ``args`` are trees of `jax.ShapeDtypeStruct`.
+
+    ``formats`` gives those of the first argument, which the step returns too.
+    """
+    mesh = mesh_of(device)
+    here = NamedSharding(mesh, PartitionSpec())
     args = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tuple(args)
     )
-    formats = {}
-    if format_of is not None:
-        given = args, jax.eval_shape(step, *args)
-        into, out = jax.tree.map(lambda x: format_of(x, here), given)
-        formats = {"in_shardings": into, "out_shardings": out}
-    program = jax.jit(step, donate_argnums=tuple(donate), **formats)
+    layouts = {}
+    if formats is not None:
+        held = formats(mesh)
+        into = held, *[here] * (len(args) - 1)
+        layouts = {"in_shardings": into, "out_shardings": held}
+    program = jax.jit(step, donate_argnums=tuple(donate), **layouts)
     return read(program.trace(*args).lower().compile(), devices=1)
 
 

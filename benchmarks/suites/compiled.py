@@ -36,19 +36,21 @@ Needed: parameters and state are read and written, gradients are read (twice, wh
 or a check of all of them comes first). A cell that misses its goal is **bold**."""
 TABLES = """\
 A table of 1,000,000 rows, of which a step changes 4,096: MB that the step moves / MB of
-temporary memory / MB of parameters, state and gradients."""
+temporary memory / MB of parameters, state and gradients. By rows: in the formats of
+`parallel.row_formats`, which are the default of a GPU."""
 LEAVES = "40 leaves of 256 x 256: kernels of a step."
 SHARDED = """\
 A training step on 4 layers of 4096 x 4096, 269 MB in float32: MB of arguments and
 temporary memory on a device, and MB that it sends."""
 Curves = dict[str, Any]
 
-HEIGHT, IDS, WIDTHS = 1_000_000, 4096, (64, 96, 128, 256)
+HEIGHT, IDS, WIDTHS, NARROW = 1_000_000, 4096, (32, 64, 96, 128, 192, 256), (64,)
 BY_ROWS: dict[str, Transformation] = {
     "rmsprop": rmsprop(RATE),
     "sparse.lazy(optax.adam)": sparse.lazy(optax.adam(RATE)),
+    "rmsprop, int8": rmsprop(RATE, moment_storage="int8"),
 }
-LAYOUTS = {"default": None, "row-major": _devices.row_major}
+DEFAULT, ROWS = LAYOUTS = ("default", "by rows")
 COUNT, SMALL = 40, (256, 256)
 SMALL_STEPS: dict[str, Transformation] = {
     "rmsprop, momentum": rmsprop(RATE, momentum=0.9),
@@ -101,9 +103,10 @@ def measure(peer: str, quick: bool) -> Found:
         _group(title, GROUPS[title], here, costs, curves)
         for title in (QUICK if quick else GROUPS)
     ]
+    tables.append(_tables(NARROW if quick else WIDTHS, here, curves))
     if not quick:
         sharded, missing = _sharded(here)
-        tables += [_tables(here), _small_leaves(here), sharded]
+        tables += [_small_leaves(here), sharded]
         notes += [*missing, _collectives.NOTE]
     return {"tables": tables, "notes": notes, "curves": curves}
 
@@ -199,29 +202,40 @@ def _goal(
     return "; ".join([*words, *dict.fromkeys(reasons)])
 
 
-def _tables(devices: Sequence[Device]) -> Found:
-    """Steps by rows, with the layout that XLA chooses, and with rows in one piece."""
+def _tables(widths: Sequence[int], devices: Sequence[Device], curves: Curves) -> Found:
+    """Steps by rows, in the layout that XLA chooses, and in that of `row_formats`."""
     lines = []
-    for (name, tx), width, layout in product(BY_ROWS.items(), WIDTHS, LAYOUTS):
-        say(f"  rows: {name}, {width} columns, {layout}")
-        cells = [_by_rows(tx, width, layout, device) for device in devices]
+    for (name, tx), width, layout in product(BY_ROWS.items(), widths, LAYOUTS):
+        say(f"  tables: {name}, {width} columns, {layout}")
+        cells = []
+        for device in devices:
+            if device is H200 and layout == ROWS:
+                cells.append("the default")
+                continue
+            found = _by_rows(tx, width, layout, device)
+            sizes = max(found.moved), found.temporary, found.arguments
+            moved, temporary, held = (round(size / 1e6, 1) for size in sizes)
+            cells.append(f"{moved:,} / {temporary:,} / {held:,}")
+            if layout == ROWS:
+                cost = {"moved": [moved], "temporary": temporary}
+                group = curves[device.name].setdefault("Tables, by rows, MB", {})
+                group[f"{name}, {width} columns"] = {"ours": cost}
         lines.append([name, str(width), layout, *cells])
     header = ["step", "columns", "layout", *(device.name for device in devices)]
     return table(TABLES, header, lines)
 
 
-def _by_rows(tx: Transformation, width: int, layout: str, device: Device) -> str:
-    if device is H200 and LAYOUTS[layout] is not None:
-        return "the default"
+def _by_rows(tx: Transformation, width: int, layout: str, device: Device) -> Measured:
+    """A step that changes some rows of a table."""
     leaf = jax.ShapeDtypeStruct((HEIGHT, width), jnp.float32)
     held = leaf, jax.eval_shape(tx.init, leaf)
     ids = jax.ShapeDtypeStruct((IDS,), jnp.int32)
     values = jax.ShapeDtypeStruct((IDS, width), jnp.float32)
     grads = jax.eval_shape(partial(sparse.RowSlices, shape=leaf.shape), ids, values)
+    formats = partial(parallel.row_formats, tx, leaf, ["<the root>"])
     step = partial(_limit.step, tx)
-    found = _devices.measure(step, (held, grads), (0,), device, LAYOUTS[layout])
-    sizes = max(found.moved), found.temporary, found.arguments
-    return " / ".join(f"{size / 1e6:,.1f}" for size in sizes)
+    by_rows = None if layout == DEFAULT else formats
+    return _devices.measure(step, (held, grads), (0,), device, by_rows)
 
 
 def _small_leaves(devices: Sequence[Device]) -> Found:

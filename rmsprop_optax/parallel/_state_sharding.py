@@ -91,7 +91,7 @@ def shardings_like(
     def shard(owner: Keys | None, leaf: Any) -> NamedSharding:
         if owner is None:
             return NamedSharding(mesh, PartitionSpec())
-        dims = _split(moments[owner], _spec_on(mesh, known[owner]), mesh, axis)
+        dims = _split(moments[owner], spec_on(mesh, known[owner]), mesh, axis)
         # A dimension of size 1 is one number for all: each device has it.
         dims = [dims[i] if size > 1 else None for i, size in enumerate(leaf.shape)]
         return NamedSharding(mesh, trimmed(dims))
@@ -108,7 +108,7 @@ def _is_cut(owner: Owner, leaf: Any, known: dict[Keys, Any]) -> bool:
     return owner.part.holds not in ("sum", "full") or shape == leaf.shape
 
 
-def _spec_on(mesh: Mesh, p: Any) -> tuple[Any, ...]:
+def spec_on(mesh: Mesh, p: Any) -> tuple[Any, ...]:
     """How a parameter is sharded over this mesh; () where it is not."""
     sharding = named_sharding(p)
     if sharding is None or sharding.mesh.shape != mesh.shape:

@@ -7,6 +7,7 @@ sharding, so every transformation computes what it computes on one device.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from rmsprop_optax._foundation._checks import (
     check_transformation,
     check_whole_number,
 )
-from rmsprop_optax._foundation._trees import is_leaf
+from rmsprop_optax._foundation._trees import Keys, is_leaf
 from rmsprop_optax._foundation._types import AxisName, PyTree, Tracer
 from rmsprop_optax.parallel._gradients import Outcome, local_outcome, mean_over_devices
 from rmsprop_optax.parallel._loss_terms import (
@@ -33,6 +34,11 @@ from rmsprop_optax.parallel._loss_terms import (
     loss_terms,
 )
 from rmsprop_optax.parallel._placing import check_divides, place, put, unshared
+from rmsprop_optax.parallel._row_formats import (
+    format_of,
+    stored_by_columns,
+    warn_of_copies,
+)
 from rmsprop_optax.parallel._state_sharding import first_split, shardings_like
 from rmsprop_optax.transforms._loss_scale import divide_wide
 from rmsprop_optax.wrappers._loss_scale import scale_loss
@@ -121,8 +127,7 @@ class TrainingStep:
             shardings = shardings_like(self.tx, params, self.mesh, axis)
         opt_state = place(opt_state, shardings, self.axis_name, "Optimizer state")
         if known is None:
-            out = jax.tree.map(lambda x: x.sharding, (params, opt_state))
-            known = self._programs[kind] = self._compile(*out), shardings
+            known = self._programs[kind] = self._compile(params, opt_state), shardings
         split = NamedSharding(self.mesh, self._split)
         batch = jax.tree.map(lambda x: put(x, split), batch)
         key = place(key, whole, self.axis_name, "Key")
@@ -137,7 +142,7 @@ class TrainingStep:
         return PartitionSpec(self.axis_name)
 
     def _compile(self, params: PyTree, opt_state: PyTree) -> Any:
-        """The jitted step; its arguments are the shardings of what it returns."""
+        """The jitted step, which returns what it takes in the same formats."""
         whole, split = (
             NamedSharding(self.mesh, spec) for spec in (PartitionSpec(), self._split)
         )
@@ -145,14 +150,20 @@ class TrainingStep:
             lambda word: split if word == "none" else whole, self.aux_reduction
         )
         beside = (aux,) if self.has_aux else ()
+        held = jax.tree.map(format_of, (params, opt_state))
         return jax.jit(
-            self._train,
+            partial(self._train, stored_by_columns(params, self.mesh)),
             donate_argnums=(0, 1),
-            out_shardings=(params, opt_state, whole, *beside),
+            out_shardings=(*held, whole, *beside),
         )
 
     def _train(
-        self, params: PyTree, opt_state: PyTree, batch: PyTree, key: Any
+        self,
+        by_columns: frozenset[Keys],
+        params: PyTree,
+        opt_state: PyTree,
+        batch: PyTree,
+        key: Any,
     ) -> tuple[Any, ...]:
         loss_scale = scale_loss(jnp.ones(()), opt_state)
         specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (params, opt_state))
@@ -164,6 +175,7 @@ class TrainingStep:
         )
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             outcomes = self._outcomes(params, loss_scale, batch, key)
+            warn_of_copies(outcomes.grads, by_columns)
             examples = outcomes.aux.none
             outcomes = outcomes._replace(aux=outcomes.aux._replace(none=None))
             *new, aux = update(outcomes, opt_state, params)
