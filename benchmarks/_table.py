@@ -5,18 +5,20 @@ from typing import Any
 
 from benchmarks._summary import Found, Row, is_missed
 
-HEADER = "step", "ours, ms", "against", "ms", "ratio", "quartiles", "goal", "our limit"
+HEADER = "step", "ours, ms", "against", "ms", "ratio", "quartiles", "goal"
 LEGEND = """\
 Medians. The ratio is our time over the other one: the median over rounds, in which both
 have a turn. A goal that is missed is **bold**."""
+LIMITS = "What limits our step, in the processes of these peers:"
 
 
 def markdown(about: str, summary: dict[str, Any], found: Found) -> str:
     """The comparisons, the other tables, the notes, the machine and the versions."""
     name, machine = summary["suite"], summary["machine"]
-    parts = [f"# {name}: {about}", f"![{about}]({name}.png)"]
+    parts = [f"# {about[0].upper()}{about[1:]}", f"![{about}]({name}.png)"]
     if found["rows"]:
         parts += [_lines(HEADER, [_cells(row) for row in found["rows"]]), LEGEND]
+        parts += [LIMITS, _lines(("step", "against", "limit"), _limits(found["rows"]))]
     for table in found["tables"]:
         parts += [table["title"], _lines(table["header"], table["rows"])]
     notes = [
@@ -46,5 +48,13 @@ def _cells(row: Row) -> list[str]:
         f"**{median:.3g}**" if missed else f"{median:.3g}",
         f"{low:.3g} to {high:.3g}",
         f"**{goal}, missed**" if missed else goal,
-        row["limit"],
     ]
+
+
+def _limits(rows: Sequence[Row]) -> list[list[str]]:
+    """One line for each step and limit, with the peers of the rows that have it."""
+    peers: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["limit"]:
+            peers.setdefault((row["what"], row["limit"]), []).append(row["peer"])
+    return [[what, "; ".join(x), limit] for (what, limit), x in peers.items()]

@@ -14,9 +14,17 @@ takes about two minutes on two CPU cores.
 import argparse
 import sys
 from functools import partial
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+
+if missing := [
+    name for name in ("gymnax", "matplotlib", "tqdm") if find_spec(name) is None
+]:
+    sys.exit(
+        f"error: {', '.join(missing)} not installed: pip install . gymnax matplotlib tqdm"
+    )
 
 import gymnax
 import jax

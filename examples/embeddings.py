@@ -16,8 +16,16 @@ the time of a step, the bytes of the moments, and the accuracy on new examples.
 import argparse
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+
+if missing := [
+    name for name in ("flax", "matplotlib", "tqdm") if find_spec(name) is None
+]:
+    sys.exit(
+        f"error: {', '.join(missing)} not installed: pip install . flax matplotlib tqdm"
+    )
 
 import jax
 import numpy as np

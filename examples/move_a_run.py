@@ -15,8 +15,19 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+if missing := [
+    name
+    for name in ("flax", "matplotlib", "sklearn", "torch", "tqdm")
+    if find_spec(name) is None
+]:
+    sys.exit(
+        f"error: {', '.join(missing)} not installed: "
+        "pip install '.[parity]' flax scikit-learn tqdm matplotlib"
+    )
 
 import jax
 import jax.numpy as jnp

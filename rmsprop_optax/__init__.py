@@ -152,4 +152,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    # Without the states: `help()` would print the methods of a tuple for each.
+    return sorted(x for x in [*__all__, "__version__"] if not x.endswith("State"))

@@ -154,17 +154,17 @@ def tf_keras(
 ) -> Rmsprop:
     r"""`tf.keras.optimizers.RMSprop` of tf.keras up to 2.10, arguments and numbers.
 
-    $$v_t = ρ v_{t-1} + (1 - ρ) g_t^2$$
+    $$ν_t = ρ ν_{t-1} + (1 - ρ) g_t^2$$
 
     With momentum:
 
-    $$b_t = μ b_{t-1} + η_t g_t / \sqrt{v_t + ε}$$
+    $$b_t = μ b_{t-1} + η_t g_t / \sqrt{ν_t + ε}$$
 
     $$p_t = p_{t-1} - b_t$$
 
     Without:
 
-    $$p_t = p_{t-1} - η_t g_t / (\sqrt{v_t} + ε)$$
+    $$p_t = p_{t-1} - η_t g_t / (\sqrt{ν_t} + ε)$$
 
     What differs from Keras 3: *without* momentum $ε$ is outside the root. From
     2.11 on, this class is called `tf.keras.optimizers.legacy.RMSprop` (and is in the
@@ -257,13 +257,13 @@ def tf1(
 ) -> Rmsprop:
     r"""`tf.compat.v1.train.RMSPropOptimizer`, with its arguments and its numbers.
 
-    $$v_t = v_{t-1} + (1 - ρ) (g_t^2 - v_{t-1}), v_0 = 1$$
+    $$ν_t = ν_{t-1} + (1 - ρ) (g_t^2 - ν_{t-1}), ν_0 = 1$$
 
-    $$b_t = μ b_{t-1} + η_t g_t / \sqrt{v_t + ε}$$
+    $$b_t = μ b_{t-1} + η_t g_t / \sqrt{ν_t + ε}$$
 
     $$p_t = p_{t-1} - b_t$$
 
-    What differs from Keras: $v$ starts at 1, so that the first steps are short where
+    What differs from Keras: $ν$ starts at 1, so that the first steps are short where
     gradients are small, and $ε$ is 1e-10. It is also what the kernels
     `tf.raw_ops.ResourceApplyRMSProp` and `ResourceApplyCenteredRMSProp` compute.
 
@@ -333,9 +333,9 @@ def torch(
 ) -> Rmsprop:
     r"""`torch.optim.RMSprop`, with its arguments and its numbers.
 
-    $$v_t = α v_{t-1} + (1 - α) g_t^2$$
+    $$ν_t = α ν_{t-1} + (1 - α) g_t^2$$
 
-    $$b_t = μ b_{t-1} + g_t / (\sqrt{v_t} + ε)$$
+    $$b_t = μ b_{t-1} + g_t / (\sqrt{ν_t} + ε)$$
 
     $$p_t = p_{t-1} - η_t b_t$$
 
@@ -436,13 +436,13 @@ def timm(
 ) -> Rmsprop:
     r"""`timm.optim.RMSpropTF`, with its arguments and its numbers.
 
-    $$v_t = v_{t-1} + (1 - α) (g_t^2 - v_{t-1}), v_0 = 1$$
+    $$ν_t = ν_{t-1} + (1 - α) (g_t^2 - ν_{t-1}), ν_0 = 1$$
 
-    $$b_t = μ b_{t-1} + η_t g_t / \sqrt{v_t + ε}$$
+    $$b_t = μ b_{t-1} + η_t g_t / \sqrt{ν_t + ε}$$
 
     $$p_t = p_{t-1} - b_t$$
 
-    TensorFlow 1's update under PyTorch's argument names: $v$ starts at 1, $ε$ is
+    TensorFlow 1's update under PyTorch's argument names: $ν$ starts at 1, $ε$ is
     inside the root, and the learning rate inside the momentum.
 
     Args:

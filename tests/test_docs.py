@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -29,11 +31,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("zensical") is None and not os.environ.get("CI"):
         pytest.skip("needs zensical: pip install '.[docs]'")
     folder = tmp_path_factory.mktemp("docs")
-    shutil.copy(ROOT / "zensical.toml", folder)
-    for name in ("docs", "notebooks", "rmsprop_optax"):
+    for name in ("zensical.toml", "README.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("docs", "notebooks", "examples", "rmsprop_optax", "benchmarks/results"):
         shutil.copytree(ROOT / name, folder / name)
-    results = ROOT / "benchmarks/results"
-    shutil.copytree(results, folder / "benchmarks/results")
     subprocess.run([sys.executable, folder / "docs/pages.py"], check=True)
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -63,6 +64,16 @@ def test_formulas_are_rendered_and_no_markup_is_left(site: Path) -> None:
         assert "][rmsprop_optax" not in text, page
         # What the converter does not know, such as `aligned`, it leaves in the formula.
         assert not re.search(r"<mi>(&amp;|\\)", text), page
+
+
+def test_each_page_is_in_the_menu_and_nothing_else_is_published(site: Path) -> None:
+    with (ROOT / "zensical.toml").open("rb") as file:
+        entries = [*_entries(tomllib.load(file)["project"]["nav"])]
+    assert len({name for name, _ in entries}) == len(entries)
+    made = site.parent / "build/pages"
+    pages = [path.relative_to(made).as_posix() for path in made.rglob("*.md")]
+    assert sorted(page for _, page in entries) == sorted(pages)
+    assert [*site.rglob("*.py")] == []
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
@@ -98,7 +109,15 @@ def test_every_page_in_a_browser(site: Path, width: int, scheme: Any) -> None:
                 tab.wait_for_load_state("networkidle")
                 assert not problems, (path, problems)
                 assert not tab.evaluate(TOO_WIDE), path
+                assert tab.evaluate(WITHOUT_COPY) == [], path
+                assert [x for x in tab.evaluate(PATHS) if (ROOT / x).exists()] == [], path
+                if width == 1280:
+                    assert tab.evaluate(CUT) == [], path
                 links.update(tab.evaluate(LINKS))
+            copied = _copied(tab, f"{home}guides/embeddings/")
+            assert copied.startswith("import jax,")
+            assert ">>>" not in copied
+            assert "RowSlices(" not in copied
             for link in links:
                 if link.startswith(home):
                     assert tab.request.get(link).ok, link
@@ -107,7 +126,40 @@ def test_every_page_in_a_browser(site: Path, width: int, scheme: Any) -> None:
 
 
 TOO_WIDE = "document.documentElement.scrollWidth > window.innerWidth"
+# Tables and signatures of which a part is seen only by scrolling.
+CUT = """[...document.querySelectorAll('.md-typeset table, .doc-signature')].filter(x =>
+  [x, x.closest('.md-typeset__scrollwrap'), ...x.querySelectorAll('pre, pre > code')]
+    .some(e => e && e.scrollWidth > e.clientWidth + 1)
+).map(x => x.innerText.slice(0, 80))"""
+WITHOUT_COPY = """[...document.querySelectorAll('article pre')].filter(x =>
+  !x.closest('.doc-signature') && !x.parentElement.querySelector('button')
+).map(x => x.innerText.slice(0, 80))"""
+# A path of a file is a link, where the repository has that file.
+PATHS = r"""[...document.querySelectorAll('article code')].map(x => [x, x.innerText])
+  .filter(([x, text]) => !x.closest('pre, a') && /^[\w.-]+\/[\w.\/-]+$/.test(text))
+  .map(([x, text]) => text)"""
 LINKS = "[...document.querySelectorAll('a[href]')].map(a => a.href.split('#')[0])"
+
+
+def _copied(tab: Any, page: str) -> str:
+    """What the button of the first block of code copies."""
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab.goto(page)
+    tab.wait_for_load_state("networkidle")
+    block = tab.locator("article .highlight").first
+    block.hover()
+    block.locator("button").first.click()
+    return tab.evaluate("navigator.clipboard.readText()")
+
+
+def _entries(menu: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Each page of the menu, with its name."""
+    for entry in menu:
+        for name, inside in entry.items():
+            if not isinstance(inside, str):
+                yield from _entries(inside)
+            elif not inside.startswith("https:"):
+                yield name, inside
 
 
 class _SilentHandler(http.server.SimpleHTTPRequestHandler):

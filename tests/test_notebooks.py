@@ -30,6 +30,19 @@ def test_a_committed_notebook_has_the_outputs_of_each_cell(path: Path) -> None:
     assert _problems(json.loads(path.read_text(encoding="utf-8"))) == []
 
 
+@every_notebook
+def test_a_notebook_opens_with_its_claim_and_its_picture(path: Path) -> None:
+    """`notebooks/execute.py` puts it there; imports and style are collapsed."""
+    first, setup, *others = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "".join(first["source"])
+    assert text.startswith("# ")
+    assert text.index("](attachment:opening.png)") < 1200
+    assert setup["metadata"]["tags"] == ["setup"]
+    (drawn,) = (cell for cell in others if cell["metadata"].get("tags") == ["opening"])
+    shown = [output.get("data", {}).get("image/png") for output in drawn["outputs"]]
+    assert first["attachments"]["opening.png"]["image/png"] in shown
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # those of Jupyter itself, outside of the kernel
 @every_notebook

@@ -35,6 +35,7 @@ def test_the_version_comes_from_one_place() -> None:
     assert rmsprop_optax.__version__ == VERSION
     assert f"## [{VERSION}]" in (ROOT / "CHANGELOG.md").read_text()
     assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f'"rmsprop_optax {VERSION}"' in (ROOT / "zensical.toml").read_text()
 
 
 @pytest.mark.slow
@@ -55,8 +56,8 @@ def test_what_is_built_installs_and_runs_elsewhere(tmp_path: Path) -> None:
     _check_sdist(sdist)
 
     python = _fresh_environment(tmp_path / "venv")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps"]
-    _run([*pip, "--no-index", wheel])
+    # The sdist, from which pip builds that wheel again.
+    _run([sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", sdist])
     elsewhere.mkdir()
     file, version, typed, result = _run(
         [python, "-I", "-c", USE_IT], elsewhere

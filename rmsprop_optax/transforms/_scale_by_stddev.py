@@ -68,13 +68,13 @@ def scale_by_stddev(
 ) -> optax.GradientTransformation:
     r"""Divides each gradient by the running standard deviation of the gradient.
 
-    $$μ_t = μ_{t-1} + (1 - ρ) (g_t - μ_{t-1})$$
+    $$m_t = m_{t-1} + (1 - ρ) (g_t - m_{t-1})$$
 
-    $$ν_t = ρ ν_{t-1} + (1 - ρ) |g_t - μ_t|^2 / ρ$$
+    $$w_t = ρ w_{t-1} + (1 - ρ) |g_t - m_t|^2 / ρ$$
 
-    $$u_t = g_t / \sqrt{ν_t + ε}$$
+    $$u_t = g_t / \sqrt{w_t + ε}$$
 
-    Here $ν$ is, in exact arithmetic, what every other library computes as
+    Here $w$ is, in exact arithmetic, what every other library computes as
     $E[|g|^2] - |E[g]|^2$. That difference of two nearly equal numbers cancels: in
     float32, gradients whose spread is 1e-4 of their mean make it negative, and the root
     NaN. The sum above has no negative term.
@@ -82,7 +82,7 @@ def scale_by_stddev(
     Args:
       decay: $ρ$, in [0, 1).
       eps: $ε$, at least 0.
-      initial_scale: $ν_0$, the variance before the first gradient.
+      initial_scale: $w_0$, the variance before the first gradient.
       eps_in_sqrt: Whether $ε$ is added inside the root or outside.
       bias_correction: Whether mean and mean square are both divided by $1 - ρ^t$
         before they are subtracted, as in Optax. Then the first gradient has no
