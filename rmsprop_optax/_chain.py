@@ -8,6 +8,7 @@ import optax
 
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import record
+from rmsprop_optax._foundation._origin import origin_of, set_origin
 from rmsprop_optax._foundation._schedules import Rate, last_call
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._types import PyTree
@@ -35,9 +36,15 @@ Stages = Iterator[optax.GradientTransformation]
 
 
 class Rmsprop(optax.GradientTransformationExtraArgs):
-    """A transformation that keeps its configuration, for `describe`."""
+    """A transformation that knows its configuration, for `describe`."""
 
-    config: RmspropConfig
+    @property
+    def config(self) -> RmspropConfig:
+        """What it was made of."""
+        return origin_of(self.update)
+
+    def __repr__(self) -> str:
+        return f"<Rmsprop: {getattr(self.config, 'source', 'another update')}>"
 
 
 def build(config: RmspropConfig) -> Rmsprop:
@@ -73,7 +80,7 @@ def _gradient(config: RmspropConfig) -> Stages:
         yield clip_by_global_norm(config.global_clipnorm, axis_name=axis_name)
     if is_on(config.coupled_decay):
         penalty = optax.add_decayed_weights(config.coupled_decay)
-        yield masked_by_params(penalty, config.weight_decay_mask)
+        yield masked_by_params(penalty, "weight_decay_mask", config.weight_decay_mask)
 
 
 def _descent(config: RmspropConfig) -> Stages:
@@ -86,7 +93,7 @@ def _descent(config: RmspropConfig) -> Stages:
         config.eps_in_sqrt,
         config.bias_correction,
     )
-    rate = scale_by_learning_rate(_at_updates(config, "learning_rate"))
+    rate = scale_by_learning_rate(rate_at_updates(config, "learning_rate"))
     stages = [second_moment, rate]
     if is_on(config.momentum):
         momentum = optax.trace(config.momentum, config.nesterov)
@@ -98,11 +105,10 @@ def _descent(config: RmspropConfig) -> Stages:
     yield from stages
     if is_on(config.weight_decay):
         rate = "learning_rate" if config.decay_rate is None else "decay_rate"
-        yield decay_weights(
-            _at_updates(config, "weight_decay"),
-            _at_updates(config, rate),
-            config.weight_decay_mask,
+        decay = decay_weights(
+            rate_at_updates(config, "weight_decay"), rate_at_updates(config, rate)
         )
+        yield masked_by_params(decay, "weight_decay_mask", config.weight_decay_mask)
 
 
 def _average(config: RmspropConfig) -> Stages:
@@ -120,12 +126,12 @@ def _average(config: RmspropConfig) -> Stages:
         )
 
 
-def _at_updates(config: RmspropConfig, option: str) -> Rate:
+def rate_at_updates(config: RmspropConfig, option: str) -> Rate:
     """A rate by updates, each of which is the k-th call; a schedule sees calls."""
     rate, every_k = config.rates[option], config.gradient_accumulation_steps
     if every_k is None or not rate.counts:
         return rate
-    return Rate(lambda count: rate(last_call(count, every_k)), counts=True)
+    return rate._replace(at=lambda count: rate(last_call(count, every_k)))
 
 
 def _labelled(
@@ -137,7 +143,7 @@ def _labelled(
 
     def init_fn(params: PyTree) -> PyTree:
         state = inner_init(params)
-        record(config, params, state)
+        record(config, params)
         return state
 
     def update_fn(
@@ -146,6 +152,4 @@ def _labelled(
         with jax.named_scope(name):
             return inner_update(updates, state, params, **extra_args)
 
-    tx = check_states(Rmsprop(init_fn, update_fn))
-    tx.config = config
-    return tx
+    return set_origin(check_states(Rmsprop(init_fn, update_fn)), config)

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import fields, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._config import RmspropConfig
+from rmsprop_optax._foundation._checks import mask_of
 from rmsprop_optax._foundation._trees import (
     eval_shape,
     find_states,
@@ -19,59 +19,62 @@ from rmsprop_optax._foundation._trees import (
 )
 from rmsprop_optax._foundation._types import PyTree
 
-_Record = Callable[[RmspropConfig, PyTree, PyTree], None]
+_Record = Callable[[RmspropConfig, PyTree], None]
 
 _record: ContextVar[_Record | None] = ContextVar("record", default=None)
 
 
-def record(config: RmspropConfig, params: PyTree, state: PyTree) -> None:
-    """Called by each `init`: what was built, for which parameters, with which state."""
+def record(config: RmspropConfig, params: PyTree) -> None:
+    """Called by each `init`: what was built, for which parameters."""
     visit = _record.get()
     if visit is not None:
-        visit(config, params, state)
+        visit(config, params)
 
 
 def visit_configurations(
     tx: optax.GradientTransformation,
     params: PyTree,
-    visit: Callable[[RmspropConfig, list[str]], None],
+    visit: Callable[[RmspropConfig, list[str], set[str]], None],
     opt_state: PyTree = None,
-) -> list[str]:
+) -> None:
     """Calls ``visit`` with each configuration and the paths of its parameters.
+
+    The last argument is the paths of those that the mask keeps from decaying.
 
     A combinator such as `optax.chain` or `optax.partition` keeps nothing of what it
     combines, but calls the `init` of each. So this traces `tx.init`. A number that
     `optax.inject_hyperparams` keeps in the state is that of ``opt_state``; a tracer
     without one, and where it is a schedule.
-
-    Returns:
-      The classes of the states that belong to none of these configurations.
     """
-    states: list[Any] = []
-    built: list[tuple[RmspropConfig, list[str]]] = []
-    names: list[str] = []
+    built: list[tuple[RmspropConfig, list[str], set[str]]] = []
 
-    def found(config: RmspropConfig, params: PyTree, state: PyTree) -> None:
-        states.append(state)
+    def found(config: RmspropConfig, params: PyTree) -> None:
         # Those there are: `optax.masked` hides the others.
         leaves = leaves_with_keys(params, is_leaf=None)
-        built.append((config, [path_of(keys) for keys, _ in leaves]))
+        paths = [path_of(keys) for keys, _ in leaves]
+        built.append((config, paths, _excluded(config, params)))
 
     def init(params: PyTree) -> None:
-        fresh = tx.init(params)
-        names.extend(_foreign(fresh, states))
-        numbers = _injected(fresh, opt_state)
-        for config, paths in built:
+        numbers = _injected(tx.init(params), opt_state)
+        for config, paths, excluded in built:
             values = {f.name: getattr(config, f.name) for f in fields(config)}
             known = {n: numbers[id(x)] for n, x in values.items() if id(x) in numbers}
-            visit(replace(config, **known) if known else config, paths)
+            visit(replace(config, **known) if known else config, paths, excluded)
 
     token = _record.set(found)
     try:
         eval_shape(init, params)
     finally:
         _record.reset(token)
-    return names
+
+
+def _excluded(config: RmspropConfig, params: PyTree) -> set[str]:
+    """The paths of the parameters that the mask keeps from decaying."""
+    mask = config.weight_decay_mask
+    if mask is None:
+        return set()
+    flags = jax.tree.broadcast(mask_of(mask, params), params)
+    return {path_of(keys) for keys, decays in leaves_with_keys(flags) if not decays}
 
 
 def _injected(fresh: PyTree, opt_state: PyTree) -> Mapping[int, jax.Array]:
@@ -86,18 +89,3 @@ def _injected(fresh: PyTree, opt_state: PyTree) -> Mapping[int, jax.Array]:
         for name, traced in node.hyperparams.items()
         if name not in node.hyperparams_states
     }
-
-
-def _foreign(opt_state: PyTree, ours: list[Any]) -> list[str]:
-    """The names of the states beside and around ``ours``, each once."""
-    names: dict[str, None] = {}
-
-    def stop(node: Any) -> bool:
-        if any(node is state for state in ours):
-            return True
-        if hasattr(node, "_fields") and not isinstance(node, optax.MaskedNode):
-            names[type(node).__name__] = None
-        return False
-
-    jax.tree.leaves(opt_state, is_leaf=stop)
-    return list(names)

@@ -48,9 +48,11 @@ class Checkpoints:
 
     Args:
       folder: Created if it is missing. Its path must not contain any of ``*?[]``.
-      description: A text that describes the optimizer, such as ``describe(tx)``. A
+      description: A text that describes the optimizer, such as
+        ``describe(tx, params)``. A
         checkpoint with another description is refused, and the error names the lines
-        that differ. Without it, a change that affects no array goes unnoticed.
+        that differ; what it does not show is not compared. Without a description only
+        the arrays are.
       max_to_keep: How many of the newest checkpoints stay, at least 1.
       best_fn: A function of the notes of a checkpoint. The checkpoint for which it is
         greatest stays too, and is the "best" of `restore`. A checkpoint without notes,

@@ -240,7 +240,7 @@ def _inverse_time(rate: Rate, decay: Scalar) -> Rate:
         steps = jnp.asarray(count, jnp.result_type(float))
         return rate(count) / (1 + decay * steps)
 
-    return Rate(decayed, counts=True)
+    return Rate(decayed, True, decayed)
 
 
 @factory("dialects.tf1")
@@ -519,7 +519,7 @@ def _corrected(lr: LearningRate, rate: Rate, max_lr: Scalar | None) -> LearningR
     """The rate of the decay where it goes down with the square of the learning rate."""
     if max_lr is not None:
         check_positive("max_lr", max_lr)
-        return Rate(lambda count: rate(count) ** 2 / max_lr, rate.counts)
+        return rate._replace(at=lambda count: rate(count) ** 2 / max_lr)
     if callable(lr):
         raise ValueError(
             "`corrected_weight_decay=True` needs `max_lr`, the largest learning rate, "

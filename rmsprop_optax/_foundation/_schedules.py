@@ -43,10 +43,12 @@ class Rate(NamedTuple):
     Attributes:
       at: The step to the value. Where ``counts`` is False, the step may be None.
       counts: Whether the step is read, so that a state has to count it.
+      given: What it was made from, for descriptions.
     """
 
     at: Callable[[Any], Any]
     counts: bool
+    given: Any
 
     def __call__(self, count: Any) -> Any:
         """The value at a step."""
@@ -65,11 +67,11 @@ def as_rate(name: str, value: LearningRate) -> Rate:
     if not callable(value):
         number = _scalar(value)
         check_non_negative(name, number)
-        return Rate(lambda count: number, counts=False)
+        return Rate(lambda count: number, False, number)
     if is_schedule(name, value):
         schedule = cast(Schedule, value)
-        return Rate(lambda count: _returned(name, schedule(count)), counts=True)
-    return Rate(_Live(name, cast(Callable[[], Any], value)), counts=False)
+        return Rate(lambda count: _returned(name, schedule(count)), True, value)
+    return Rate(_Live(name, cast(Callable[[], Any], value)), False, value)
 
 
 def as_decay(name: str, value: Scalar | Schedule) -> Rate:

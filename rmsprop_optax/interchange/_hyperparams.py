@@ -13,8 +13,7 @@ import optax
 from rmsprop_optax import dialects
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import visit_configurations
-from rmsprop_optax._foundation._checks import check_names, check_transformation, mask_of
-from rmsprop_optax._foundation._trees import leaves_with_keys, path_of
+from rmsprop_optax._foundation._checks import check_names, check_transformation
 from rmsprop_optax._foundation._types import PyTree, Tracer
 from rmsprop_optax.interchange._foreign import as_number
 from rmsprop_optax.interchange._slots import Slots, parameters_like
@@ -54,8 +53,7 @@ def configurations(
     decay = ("coupled_decay", "weight_decay", "weight_decay_mask", "decay_rate")
     without: dict[str, Any] = dict.fromkeys(decay)
 
-    def add(config: RmspropConfig, paths: list[str]) -> None:
-        excluded = _excluded(config, params)
+    def add(config: RmspropConfig, paths: list[str], excluded: set[str]) -> None:
         alone = replace(config, **without)
         found.update({path: alone if path in excluded else config for path in paths})
 
@@ -68,15 +66,6 @@ def configurations(
             "`dialects.optax` in the place of `optax.rmsprop`."
         )
     return found
-
-
-def _excluded(config: RmspropConfig, params: PyTree) -> set[str]:
-    """The paths of the parameters that the mask keeps from decaying."""
-    mask = config.weight_decay_mask
-    if mask is None:
-        return set()
-    flags = jax.tree.broadcast(mask_of(mask, params), params)
-    return {path_of(keys) for keys, decays in leaves_with_keys(flags) if not decays}
 
 
 def parameters_of(dialect: str) -> Mapping[str, inspect.Parameter]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._checks import checked_inner
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_leaves import Init, Owner, owners_of
 from rmsprop_optax._foundation._trees import (
@@ -22,6 +23,7 @@ from rmsprop_optax.sparse._row_slices import RowSlices
 from rmsprop_optax.sparse._tables import get_rows, set_rows
 
 
+@recorded
 def lazy(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:

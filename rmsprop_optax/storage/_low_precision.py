@@ -11,6 +11,7 @@ import optax
 
 from rmsprop_optax._foundation._axes import varying_seed
 from rmsprop_optax._foundation._checks import checked_inner
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states, is_inside_check
 from rmsprop_optax._foundation._state_fields import register, state_fields
 from rmsprop_optax._foundation._state_leaves import Init, Part, parts_of
@@ -49,6 +50,7 @@ class LowPrecisionState(NamedTuple):
 register(LowPrecisionState, state_fields(scales="second_moment"))
 
 
+@recorded
 def low_precision(
     inner: optax.GradientTransformation, storage: Storage
 ) -> optax.GradientTransformationExtraArgs:

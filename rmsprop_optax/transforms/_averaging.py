@@ -25,6 +25,7 @@ from rmsprop_optax._foundation._dtypes import (
     wide_dtype,
 )
 from rmsprop_optax._foundation._leafwise import map_moments
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import as_decay, next_count
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_fields import register, state_fields
@@ -50,6 +51,7 @@ class AverageParamsState(NamedTuple):
 register(AverageParamsState, state_fields(ema="full"))
 
 
+@recorded
 def average_params(
     decay: Scalar | Schedule = 0.99,
     overwrite_frequency: Count | None = None,

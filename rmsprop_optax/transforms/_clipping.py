@@ -25,6 +25,7 @@ from rmsprop_optax._foundation._checks import (
 )
 from rmsprop_optax._foundation._dtypes import common_dtype, real_dtype
 from rmsprop_optax._foundation._leafwise import map_leaves, wide_leaves
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._trees import is_leaf, rebuild
 from rmsprop_optax._foundation._types import AxisName, Mask, PyTree, Scalar
 
@@ -40,6 +41,7 @@ def _clip(clip: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.init_empty_state, update_fn)
 
 
+@recorded
 def clip_by_value(max_delta: Scalar) -> optax.GradientTransformation:
     """Clips each value of each gradient into ``[-max_delta, max_delta]``.
 
@@ -73,6 +75,7 @@ def clip_by_value(max_delta: Scalar) -> optax.GradientTransformation:
     )
 
 
+@recorded
 def clip_by_norm(
     max_norm: Scalar, *, axis_name: AxisName | None = None, sharded: Mask | None = None
 ) -> optax.GradientTransformation:
@@ -123,6 +126,7 @@ def clip_by_norm(
     return _clip(clip)
 
 
+@recorded
 def clip_by_global_norm(
     max_norm: Scalar, *, axis_name: AxisName | None = None, sharded: Mask | None = None
 ) -> optax.GradientTransformation:

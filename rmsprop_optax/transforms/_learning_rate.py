@@ -10,6 +10,7 @@ import optax
 from rmsprop_optax._foundation._checks import check_flag
 from rmsprop_optax._foundation._dtypes import as_number, real_like
 from rmsprop_optax._foundation._leafwise import map_leaves
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import as_rate, next_count
 from rmsprop_optax._foundation._types import LearningRate, PyTree
 
@@ -22,6 +23,7 @@ class ScaleByLearningRateState(NamedTuple):
     """
 
 
+@recorded
 def scale_by_learning_rate(
     learning_rate: LearningRate, *, flip_sign: bool = True
 ) -> optax.GradientTransformation:

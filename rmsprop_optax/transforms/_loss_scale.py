@@ -10,6 +10,7 @@ import optax
 
 from rmsprop_optax._foundation._checks import check_loss_scale
 from rmsprop_optax._foundation._dtypes import as_number, cast, real_like, wide_dtype
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._trees import is_leaf, map_values
 from rmsprop_optax._foundation._types import PyTree, Scalar
 
@@ -25,6 +26,7 @@ class UnscaleLossState(NamedTuple):
     loss_scale: jax.Array
 
 
+@recorded
 def unscale_loss(loss_scale: Scalar) -> optax.GradientTransformation:
     """Divides the gradients by the scale that the loss was multiplied by.
 

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf
 from rmsprop_optax._foundation._types import PyTree
 
 
+@recorded
 def zeros_for_missing() -> optax.GradientTransformation:
     """Replaces an update that is None by zeros, where the parameter is a float array.
 

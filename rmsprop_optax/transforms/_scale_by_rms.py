@@ -15,6 +15,7 @@ from rmsprop_optax._foundation._checks import (
     check_non_negative,
 )
 from rmsprop_optax._foundation._leafwise import init_moment, map_moments
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_fields import register, state_fields
@@ -36,6 +37,7 @@ class ScaleByRmsWithCountState(NamedTuple):
 register(ScaleByRmsWithCountState, state_fields(nu="second_moment"))
 
 
+@recorded
 def scale_by_rms(
     decay: Scalar = 0.9,
     eps: Scalar = 1e-8,

@@ -16,6 +16,7 @@ from rmsprop_optax._foundation._checks import (
     check_non_negative,
 )
 from rmsprop_optax._foundation._leafwise import init_moment, map_moments
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_fields import register, state_fields
@@ -59,6 +60,7 @@ register(ScaleByStddevState, _MOMENTS)
 register(ScaleByStddevWithCountState, _MOMENTS)
 
 
+@recorded
 def scale_by_stddev(
     decay: Scalar = 0.9,
     eps: Scalar = 1e-8,

@@ -18,6 +18,7 @@ from rmsprop_optax._foundation._checks import (
 )
 from rmsprop_optax._foundation._dtypes import as_number, cast, common_dtype, real_like
 from rmsprop_optax._foundation._leafwise import map_leaves
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import as_decay, as_rate, next_count
 from rmsprop_optax._foundation._trees import map_with_keys, path_of
 from rmsprop_optax._foundation._types import (
@@ -39,6 +40,7 @@ class DecayWeightsState(NamedTuple):
     count: jax.Array
 
 
+@recorded
 def decay_weights(
     weight_decay: Scalar | Schedule,
     learning_rate: LearningRate = 1.0,
@@ -108,21 +110,24 @@ def decay_weights(
             return updates, state
         return updates, DecayWeightsState(count=next_count(count))
 
-    return masked_by_params(optax.GradientTransformation(init_fn, update_fn), mask)
+    return masked_by_params(
+        optax.GradientTransformation(init_fn, update_fn), "mask", mask
+    )
 
 
 def masked_by_params(
-    inner: optax.GradientTransformation, mask: Mask | None
+    inner: optax.GradientTransformation, name: str, mask: Mask | None
 ) -> optax.GradientTransformation:
-    """`optax.masked` with a mask of the parameters, which have no missing leaves.
+    """`optax.masked` with a mask of the parameters, the caller's argument ``name``.
 
-    Optax calls the mask with the updates, where a leaf without a gradient is None.
+    Parameters have no missing leaves. Optax calls the mask with the updates, where a leaf
+    without a gradient is None.
     """
     if mask is None:
         return inner
 
     def for_params(params: PyTree) -> optax.GradientTransformation:
-        return optax.masked(inner, _mask_of(params, mask))
+        return optax.masked(inner, _mask_of(params, name, mask))
 
     def init_fn(params: PyTree) -> PyTree:
         return for_params(params).init(params)
@@ -136,17 +141,17 @@ def masked_by_params(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _mask_of(params: PyTree, mask: Mask) -> PyTree:
+def _mask_of(params: PyTree, name: str, mask: Mask) -> PyTree:
     """The mask as a tree, whose leaves are booleans and fit the parameters."""
     found = mask_of(mask, params)
     if jax.tree.leaves(found) or jax.tree.leaves(params):
-        check_mask("weight_decay_mask", found)
+        check_mask(name, found)
     try:
         return jax.tree.broadcast(found, params)
     except ValueError as error:
         raise ValueError(
-            "The mask of the weight decay must be the tree of the parameters, or a "
-            f"prefix of it, with booleans, got {found!r}: {error}"
+            f"`{name}` must be the tree of the parameters, or a prefix of it, with "
+            f"booleans, got {found!r}: {error}"
         ) from error
 
 
@@ -180,7 +185,8 @@ def exclude_paths(*patterns: str) -> Callable[[PyTree], PyTree]:
             'for example `exclude_paths("bias", "norm")`.'
         )
     try:
-        compiled = [re.compile(pattern) for pattern in patterns]
+        for pattern in patterns:
+            re.compile(pattern)
     except re.error as error:
         raise ValueError(
             f"`patterns`: {error.pattern!r} is not a regular expression: {error}."
@@ -189,7 +195,7 @@ def exclude_paths(*patterns: str) -> Callable[[PyTree], PyTree]:
     def mask(tree: PyTree) -> PyTree:
         def keeps(path: tuple[Any, ...], leaf: Any) -> bool:
             del leaf
-            return not any(pattern.search(path_of(path)) for pattern in compiled)
+            return not any(re.search(pattern, path_of(path)) for pattern in patterns)
 
         return map_with_keys(keeps, tree)
 

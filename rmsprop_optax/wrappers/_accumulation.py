@@ -22,6 +22,7 @@ from rmsprop_optax._foundation._dtypes import (
     wide_dtype,
 )
 from rmsprop_optax._foundation._leafwise import init_moment
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import is_schedule, next_count
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_fields import register, state_fields
@@ -96,6 +97,7 @@ def add_leaf(g: Any, total: Any) -> Any:
     return cast(cast(total, wide) + cast(g, wide), total.dtype)
 
 
+@recorded
 def accumulate_gradients(
     inner: optax.GradientTransformation,
     gradient_accumulation_steps: Count | Schedule,

@@ -10,11 +10,13 @@ import optax
 
 from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
 
 
+@recorded
 def cautious(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:

@@ -13,6 +13,7 @@ from rmsprop_optax._foundation._checks import (
     check_whole_number,
     checked_inner,
 )
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_leaves import check_has_classes
@@ -54,6 +55,7 @@ _SCALED = (UnscaleLossState, DynamicLossScaleState)
 _DROPPING = (SkipNonfiniteState, DynamicLossScaleState, optax.ApplyIfFiniteState)
 
 
+@recorded
 def dynamic_loss_scale(
     inner: optax.GradientTransformation,
     init_scale: Scalar = 2.0**15,

@@ -10,11 +10,13 @@ import optax
 from rmsprop_optax._foundation._axes import sharded_like
 from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf, map_values
 from rmsprop_optax._foundation._types import PyTree
 
 
+@recorded
 def in_float32(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:

@@ -10,6 +10,7 @@ import optax
 
 from rmsprop_optax._foundation._axes import check_axis_name
 from rmsprop_optax._foundation._checks import check_whole_number, checked_inner
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._types import AxisName, Count, PyTree
@@ -31,6 +32,7 @@ class SkipNonfiniteState(NamedTuple):
     inner_state: PyTree
 
 
+@recorded
 def skip_nonfinite(
     inner: optax.GradientTransformation,
     *,

@@ -10,6 +10,7 @@ import optax
 
 from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import common_dtype, leaf_dtype, real_dtype
+from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf
 from rmsprop_optax._foundation._types import PyTree
@@ -23,6 +24,7 @@ class _RealPair(NamedTuple):
     imag: Any
 
 
+@recorded
 def split_complex(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
