@@ -4,6 +4,7 @@ The optimizer::
 
     rmsprop                    Keras's arguments; the others are in `dialects`
     describe, state_bytes      the update that runs; the memory that its state takes
+    next_learning_rate         the learning rate of the next step, to log it
     finalize, with_average     the averaged parameters, out of a state and into one
     scale_loss                 the loss to differentiate under a loss scale
     has_updated                whether the last call of an accumulation was an update
@@ -41,6 +42,7 @@ from importlib.metadata import version as _version
 
 from rmsprop_optax import checkpoints, dialects, interchange, parallel, sparse
 from rmsprop_optax._describe import describe
+from rmsprop_optax._next_rate import next_learning_rate
 from rmsprop_optax._rmsprop import rmsprop
 from rmsprop_optax._state_bytes import StateBytes, state_bytes
 from rmsprop_optax.storage import (
@@ -135,6 +137,7 @@ __all__ = [
     "in_float32",
     "interchange",
     "low_precision",
+    "next_learning_rate",
     "parallel",
     "rmsprop",
     "scale_by_learning_rate",
