@@ -1,7 +1,7 @@
 """The bytes of an optimizer state, by moment and by leaf."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -21,7 +21,7 @@ from rmsprop_optax._foundation._types import PyTree
 
 @dataclass(frozen=True)
 class StateBytes:
-    """The bytes of a state; ``str`` of it is a table.
+    """The bytes of a state; ``str`` of it is a table of the moments.
 
     Attributes:
       by_leaf: Bytes by moment and parameter: ``{("nu", "encoder/kernel"): 1024}``. What
@@ -52,16 +52,33 @@ class StateBytes:
         return self.total / size if size else math.nan
 
     def __str__(self) -> str:
-        rows = [("moment", "leaf", "bytes", "a parameter")]
-        for (moment, leaf), size in self.by_leaf.items():
-            share = f"{size / self.sizes[leaf]:.2f}" if self.sizes.get(leaf) else ""
-            rows.append((moment, leaf, f"{size:,}", share))
-        rows.append(("total", "", f"{self.total:,}", f"{self.per_parameter:.2f}"))
-        a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
-        return "\n".join(
-            f"{moment:<{a}}  {leaf:<{b}}  {size:>{c}}  {share:>{d}}".rstrip()
-            for moment, leaf, size, share in rows
-        )
+        of_leaves = {moment for moment, leaf in self.by_leaf if leaf}
+        size = sum(self.sizes.values())
+        moments = self.by_moment.items()
+        rows = [((name,), n, size if name in of_leaves else 0) for name, n in moments]
+        return _table(("moment",), [*rows, (("total",), self.total, size)])
+
+    def leaves(self) -> str:
+        """The table with a line for each moment of each parameter."""
+        rows = [
+            (place, n, self.sizes.get(place[1], 0)) for place, n in self.by_leaf.items()
+        ]
+        total = ("total", ""), self.total, sum(self.sizes.values())
+        return _table(("moment", "leaf"), [*rows, total])
+
+
+def _table(
+    titles: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], int, int]]
+) -> str:
+    """Lines of names, bytes, and bytes for each of so many numbers."""
+    lines = [(*titles, "bytes", "a parameter")]
+    for names, n, size in rows:
+        lines.append((*names, f"{n:,}", f"{n / size:.2f}" if size else ""))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    signs = ["<"] * len(titles) + [">", ">"]
+    return "\n".join(
+        "  ".join(map("{:{}{}}".format, line, signs, widths)).rstrip() for line in lines
+    )
 
 
 def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
@@ -80,13 +97,13 @@ def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
       >>> from rmsprop_optax import rmsprop, state_bytes
       >>> params = {"w": jnp.zeros((100, 10))}
       >>> found = state_bytes(rmsprop(momentum=0.9, centered=True), params)
-      >>> print(found)
-      moment  leaf   bytes  a parameter
-      mu      w      4,000         4.00
-      nu      w      4,000         4.00
-      trace   w      4,000         4.00
-      total         12,000        12.00
-      >>> found.by_moment["trace"]
+      >>> print(found)  # `found.leaves()` has a line for each parameter
+      moment   bytes  a parameter
+      mu       4,000         4.00
+      nu       4,000         4.00
+      trace    4,000         4.00
+      total   12,000        12.00
+      >>> found.by_leaf["trace", "w"]
       4000
     """
     check_transformation("tx", tx)

@@ -206,3 +206,27 @@ def test_a_state_that_lost_its_classes() -> None:
     for function in (ro.finalize, ro.scale_loss):
         with pytest.raises(ValueError, match=r"give `optimizer\.opt_state`"):
             function(jnp.ones(2), state)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: ro.dialects.tf1(0.1, deacy=0.9),
+            r"no argument `deacy`. Did you mean `decay`",
+        ),
+        (lambda: ro.rmsprop(learning_rat=1), "Did you mean `learning_rate`"),
+        (lambda: ro.MomentStorage("int8", blocksize=64), "Did you mean `block_size`"),
+        (lambda: ro.MomentStorage(), "`MomentStorage` needs `kind`: it has no default"),
+        (lambda: ro.dialects.tf1(), "`dialects.tf1` needs `learning_rate`"),
+        (lambda: ro.rmsprop("1e-3"), r"Convert it: float\('1e-3'\)\."),
+        (
+            lambda: ro.rmsprop(gradient_accumulation_steps="4"),
+            r"Convert it: int\('4'\)\.",
+        ),
+        (lambda: ro.rmsprop("fast"), r"got 'fast' of type str\.$"),
+    ],
+)
+def test_arguments_of_a_configuration_file(call: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call()

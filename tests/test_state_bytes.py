@@ -77,3 +77,20 @@ def test_no_state() -> None:
 def test_nothing_is_allocated() -> None:
     huge = {"w": jax.ShapeDtypeStruct((10**6, 10**6), jnp.bfloat16)}
     assert ro.state_bytes(ro.rmsprop(), huge).by_moment["nu"] == 4 * 10**12
+
+
+def test_tables_of_moments_and_of_leaves() -> None:
+    params = {"w": jnp.ones((10, 100)), "b": jnp.ones(100)}
+    found = ro.state_bytes(ro.rmsprop(use_ema=True), params)
+    assert str(found).splitlines() == [
+        "moment  bytes  a parameter",
+        "nu      4,400         4.00",
+        "ema     4,400         4.00",
+        "count       4",
+        "total   8,804         8.00",
+    ]
+    assert found.leaves().splitlines()[:3] == [
+        "moment  leaf  bytes  a parameter",
+        "nu      b       400         4.00",
+        "nu      w     4,000         4.00",
+    ]

@@ -4,6 +4,7 @@ Values are checked where an optimizer is built. What may be traced is checked on
 while it is concrete: a tracer passes.
 """
 
+import difflib
 import functools
 import inspect
 import math
@@ -27,7 +28,7 @@ def _concrete_scalar(name: str, value: Any, kind: str) -> float | None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(
         value, (int, float, np.generic, np.ndarray, jax.Array)
     ):
-        raise TypeError(f"{expected} of type {type(value).__name__}.")
+        raise TypeError(f"{expected} of type {type(value).__name__}.{_as_number(value)}")
     if np.shape(value) != ():
         raise ValueError(f"{expected} of shape {np.shape(value)}: give a scalar.")
     if not isinstance(value, (int, float)) and not is_real(value.dtype):
@@ -37,6 +38,17 @@ def _concrete_scalar(name: str, value: Any, kind: str) -> float | None:
     if isinstance(value, int) and abs(value) > np.iinfo(np.int32).max:
         raise ValueError(f"{expected}, which int32 can't hold.")
     return float(value)
+
+
+def _as_number(value: Any) -> str:
+    """How to make a number of a string, as configuration files have it."""
+    for kind in (int, float):
+        try:
+            kind(value)
+        except (TypeError, ValueError):
+            continue
+        return f" Convert it: {kind.__name__}({value!r})." * isinstance(value, str)
+    return ""
 
 
 def is_real(dtype: Any) -> bool:
@@ -279,17 +291,23 @@ def factory(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator for the function that users know as ``name``.
 
     People come with the argument names of another framework. A call with an unknown
-    keyword argument is a TypeError that names the factories which take it.
+    keyword argument is a TypeError that names a similar argument, or the factories which
+    take it; a call without an argument that is needed is one that names it.
     """
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
-        known = _factories[name] = list(inspect.signature(fn).parameters)
+        parameters = inspect.signature(fn).parameters
+        _factories[name] = [argument for argument in parameters if argument != "self"]
+        needed = [n for n, p in parameters.items() if p.default is p.empty]
 
         @functools.wraps(fn)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             for argument in kwargs:
-                if argument not in known:
+                if argument not in parameters:
                     raise TypeError(_message(name, argument))
+            for argument in needed[len(args) :]:
+                if argument not in kwargs:
+                    raise TypeError(f"`{name}` needs `{argument}`: it has no default.")
             return fn(*args, **kwargs)
 
         return checked
@@ -298,9 +316,12 @@ def factory(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def _message(name: str, argument: str) -> str:
-    takers = [f"`{other}`" for other, known in _factories.items() if argument in known]
+    known = _factories[name]
+    takers = [f"`{other}`" for other, names in _factories.items() if argument in names]
     hint = f" {', '.join(takers)} {'have' if takers[1:] else 'has'} it." if takers else ""
+    for similar in difflib.get_close_matches(argument, known, 1):
+        hint = f" Did you mean `{similar}`?" + hint
     return (
         f"`{name}` has no argument `{argument}`.{hint} "
-        f"Those of `{name}` are {', '.join(_factories[name])}."
+        f"Those of `{name}` are {', '.join(known)}."
     )

@@ -13,6 +13,7 @@ from rmsprop_optax._foundation._checks import (
     check_float_dtype,
     check_mapping,
     check_whole_number,
+    factory,
 )
 from rmsprop_optax._foundation._state_fields import holds
 from rmsprop_optax.storage._blocks import LANES
@@ -79,13 +80,11 @@ class MomentStorage:
       >>> params = {"kernel": jnp.zeros((256, 512)), "bias": jnp.zeros(512)}
       >>> tx = rmsprop(moment_storage=MomentStorage("int8", block_size=128))
       >>> print(state_bytes(tx, params))
-      moment  leaf      bytes  a parameter
-      nu      bias      2,048         4.00
-      nu      kernel  131,072         1.00
-      scales  bias          4         0.01
-      scales  kernel    4,096         0.03
-      seed                  4
-      total           137,224         1.04
+      moment    bytes  a parameter
+      nu      133,120         1.01
+      scales    4,100         0.03
+      seed          4
+      total   137,224         1.04
 
     References:
       Dettmers et al., [8-bit Optimizers via Block-wise
@@ -157,6 +156,8 @@ class MomentStorage:
             return False
         return self.exclude is None or not self.exclude(path, param)
 
+
+MomentStorage.__init__ = factory("MomentStorage")(MomentStorage.__init__)
 
 _CHOICES = get_args(Role)
 
