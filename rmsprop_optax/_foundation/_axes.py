@@ -49,8 +49,9 @@ def check_types_have_axes(names: tuple[str, ...]) -> None:
             raise ValueError(
                 f"Whether a gradient is sharded over {name!r} can't be read off its type "
                 "here (inside of `jax.pmap`, or `jax.shard_map` with `check_vma=False`): "
-                "say so, `sharded=True`, False, or a tree of booleans. Where every "
-                "device has the whole gradients, no norm needs an `axis_name`."
+                "say so with `clip_by_global_norm(..., sharded=True)` (or a tree of "
+                "booleans), in a chain before `rmsprop`. Where every device has the "
+                "whole gradients, leave `axis_name` out."
             )
 
 
