@@ -47,6 +47,8 @@ def text_of(value: Any, depth: int = 0) -> str:
         known = {f.name: getattr(value, f.name) for f in fields(value)}
         return call_text(type(value).__name__, known, depth)
     kinds = {type(x) for _, x in leaves_with_paths(value)}
+    if kinds and all(issubclass(kind, (jax.Array, np.ndarray)) for kind in kinds):
+        return f"{len(jax.tree.leaves(value))} arrays"
     if kinds == {bool} or (kinds == {str} and not isinstance(value, (list, tuple))):
         return groups_text(value)
     if isinstance(value, Mapping):
@@ -69,7 +71,7 @@ def number_text(value: Any) -> str:
     """A number in six digits; of an array that is not one number, the shape."""
     if isinstance(value, Tracer):
         return "traced"
-    if np.size(value) != 1:
+    if np.size(value) != 1 or jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key):
         return f"{value.dtype}{list(value.shape)}"
     number = np.asarray(value).item()
     return f"{number:.6g}" if isinstance(number, float) else str(number)

@@ -137,8 +137,8 @@ def make_optimizers(flags: argparse.Namespace) -> dict[str, tuple[Any, str]]:
         tx = rmsprop(**arguments)
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
-    optimizers: dict[str, tuple[Any, str]] = {"rmsprop": (tx, describe(tx))}
+    optimizers: dict[str, Any] = {"rmsprop": tx}
     if flags.compare:
-        optimizers["adam"] = optax.adam(2e-3), "adam"
-        optimizers["sgd"] = optax.sgd(0.5, momentum=0.9), "sgd"
-    return optimizers
+        optimizers["adam"] = optax.adam(2e-3)
+        optimizers["sgd"] = optax.sgd(0.5, momentum=0.9)
+    return {name: (tx, describe(tx)) for name, tx in optimizers.items()}

@@ -297,13 +297,13 @@ def factory(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
         parameters = inspect.signature(fn).parameters
-        _factories[name] = [argument for argument in parameters if argument != "self"]
+        known = _factories[name] = [n for n in parameters if n != "self"]
         needed = [n for n, p in parameters.items() if p.default is p.empty]
 
         @functools.wraps(fn)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             for argument in kwargs:
-                if argument not in parameters:
+                if argument not in known:
                     raise TypeError(_message(name, argument))
             for argument in needed[len(args) :]:
                 if argument not in kwargs:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 pytest.importorskip("orbax.checkpoint", reason="pip install 'rmsprop_optax[checkpoints]'")
@@ -127,7 +128,12 @@ def test_a_run_goes_on_with_more_devices_as_if_nothing_had_been(tmp_path: Path) 
             {"gradient_accumulation_steps": 4},
             ["it says", "mean of 2 gradients", "not", "mean of 4 gradients"],
         ),
-        ({"rho": 0.9}, {"rho": 0.8}, ["v = 0.9 v + 0.1", "v = 0.8 v + 0.2"]),
+        ({"rho": 0.9}, {"rho": 0.8}, ["ν = 0.9 ν + 0.1", "ν = 0.8 ν + 0.2"]),
+        (
+            {"learning_rate": optax.constant_schedule(0.1)},
+            {"learning_rate": lambda count: 0.1 / (1 + count)},
+            ["0.1, 0.1, 0.1,", "not", "0.1, 0.05, 0.009091,"],
+        ),
     ],
 )
 def test_another_configuration_is_refused_by_name(
