@@ -274,3 +274,12 @@ def test_a_transformation_is_short_to_print() -> None:
     assert repr(dialects.torch()) == "<Rmsprop: torch.optim.RMSprop>"
     other = rmsprop()._replace(update=optax.identity().update)
     assert repr(other) == "<Rmsprop: another update>"
+
+
+@pytest.mark.parametrize("module", [ro, ro.sparse, ro.parallel])
+def test_every_function_that_makes_a_transformation_is_known(module: Any) -> None:
+    for name in module.__all__:
+        value = getattr(module, name)
+        made = str(getattr(value, "__annotations__", {}).get("return", ""))
+        if "GradientTransformation" in made:
+            assert hasattr(value, "__wrapped__"), f"{name} needs `recorded`"
