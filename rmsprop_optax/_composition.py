@@ -37,6 +37,10 @@ def node_of(update: Update) -> Node:
     This library's transformations say what they are. Of another one, the name and the
     variables of its functions are read.
     """
+    # The function that `jax.jit` compiles.
+    update = inspect.unwrap(
+        update, stop=lambda f: inspect.isfunction(f) or inspect.ismethod(f)
+    )
     origin = origin_of(update)
     if isinstance(origin, RmspropConfig):
         return Node(origin.source, origin, {}, {})
@@ -70,7 +74,7 @@ def variables_of(function: Any) -> dict[str, Any]:
     Those of functions beside it, which it calls, are among them.
     """
     found: dict[str, Any] = {}
-    pending, seen = [inspect.unwrap(function)], set()
+    pending, seen = [function], set()
     while pending:
         fn = pending.pop()
         if id(fn) in seen:
@@ -114,9 +118,8 @@ def _transformations(name: str, value: Any) -> dict[Hashable, Update]:
     if update is not None:
         return {name: update}
     if isinstance(value, (list, tuple)):
-        pairs = all(isinstance(x, tuple) and len(x) == 2 for x in value)
-        are_named = pairs and not any(map(_update_in, value))
-        value = value if are_named else enumerate(value)
+        is_named = [type(x) is tuple and [*map(type, x[:-1])] == [str] for x in value]
+        value = value if all(is_named) else enumerate(value)
     elif not isinstance(value, Mapping):
         return {}
     updates = {key: _update_in(x) for key, x in dict(value).items()}

@@ -56,7 +56,7 @@ def text_of(value: Any, depth: int = 0) -> str:
     if isinstance(value, (list, tuple)):
         return "(" + ", ".join(text_of(x, depth + 1) for x in value) + ")"
     if callable(value) and not inspect.ismethod(value):
-        return call_text(name_of(value), variables_of(value), depth)
+        return call_text(name_of(value), variables_of(inspect.unwrap(value)), depth)
     return name_of(value)
 
 

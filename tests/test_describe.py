@@ -135,6 +135,7 @@ def indented(lines: list[str]) -> list[str]:
         (ro.cautious(rmsprop(0.1)), ["cautious", *indented(PLAIN)]),
         (optax.adam(0.1), ADAM),
         (ro.sparse.lazy(optax.adam(0.1)), ["lazy", *indented(ADAM)]),
+        (rmsprop(0.1)._replace(update=jax.jit(rmsprop(0.1).update)), PLAIN),
         (
             optax.chain(
                 ro.clip_by_global_norm(2.0),
