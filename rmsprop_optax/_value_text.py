@@ -68,13 +68,16 @@ def arguments_text(values: Mapping[Any, Any], sign: str = "=", depth: int = 0) -
 
 
 def number_text(value: Any) -> str:
-    """A number in six digits; of an array that is not one number, the shape."""
+    """A number, in six digits if these are all; of an array that is none, the shape."""
     if isinstance(value, Tracer):
         return "traced"
     if np.size(value) != 1 or jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key):
         return f"{value.dtype}{list(value.shape)}"
-    number = np.asarray(value).item()
-    return f"{number:.6g}" if isinstance(number, float) else str(number)
+    array = np.asarray(value).reshape(())
+    number = array.item()
+    text = f"{number:.6g}" if isinstance(number, float) else str(number)
+    is_exact = not isinstance(number, float) or array.dtype.type(float(text)) == array
+    return text if is_exact else str(array[()])
 
 
 def groups_text(tree: Any) -> str:

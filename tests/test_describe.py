@@ -215,6 +215,7 @@ STORAGE = ro.MomentStorage("int8")
 @pytest.mark.parametrize(
     ("one", "other"),
     [
+        ({"epsilon": 1.2345678e-5}, {"epsilon": 1.2345679e-5}),
         ({"learning_rate": SCHEDULE}, {"learning_rate": lambda count: 0.1 / (1 + count)}),
         (
             {"learning_rate": lambda count: 0.1 / (1 + count)},
