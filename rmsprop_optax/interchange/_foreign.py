@@ -3,9 +3,11 @@
 import importlib
 import math
 import os
+import reprlib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +18,7 @@ Convert = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 
 
 class RefusedError(ValueError):
-    """For what can be read, and is not what was asked for."""
+    """For a file that is not what was asked for: what it is, and what to do."""
 
 
 def imported(name: str, need: str) -> Any:
@@ -33,10 +35,32 @@ def reading(file: str, kind: str = "") -> Iterator[None]:
     """Any error in the block names the file: ``kind`` says what it should be."""
     try:
         yield
-    except (FileNotFoundError, RefusedError):
+    except (FileNotFoundError, ImportError, RefusedError):
         raise
     except Exception as error:  # every library has many for a damaged file
         raise ValueError(f"{file} can't be read{kind}: {error}") from error
+
+
+class Stored:
+    """An array in a file, of which nothing is read before its shape is known to fit."""
+
+    def __init__(self, shape: Iterable[int] | None, read: Callable[[], Any]) -> None:
+        self.shape = tuple(shape or ())
+        self._read = read
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self._read(), dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        return f"an array of shape {self.shape}"
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value has a shape: a nested tensor of PyTorch has none."""
+    try:
+        return hasattr(value, "shape")
+    except RuntimeError:
+        return False
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -58,38 +82,49 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def as_number(value: Any, key: str, kind: str = "a finite number of at least 0") -> float:
-    size = math.prod(getattr(value, "shape", ()))  # before anything is allocated
-    number = as_array(value) if size == 1 else np.asarray(np.nan)
+    # Before anything is allocated:
+    one = isinstance(value, Real) or (is_array(value) and math.prod(value.shape) == 1)
+    number = as_array(value) if one else np.asarray(np.nan)
     if number.dtype.kind not in "iuf" or not 0 <= number.item() < math.inf:
-        raise ValueError(f"{key} must be {kind}, got {value!r}.")
+        got = number.item() if one else quoted(value)
+        raise ValueError(f"{key} must be {kind}, got {got}.")
     return number.item()
+
+
+def quoted(value: Any) -> str:
+    """A value in an error: short, even if it holds itself many times over."""
+    short = reprlib.Repr()
+    short.maxlevel = 2
+    return short.repr(value)
 
 
 def as_count(value: Any, key: str) -> int:
     """The count under ``key``, as int32 holds it."""
     number = as_number(value, key, "a count")
     if number % 1 or number >= 2**31:
-        raise ValueError(f"{key} must be a count, got {value!r}.")
+        raise ValueError(f"{key} must be a count, got {number}.")
     return int(number)
 
 
-def check_archive(path: str) -> None:
-    """A zip file, if it is one, is stored as frameworks do, and whole.
+def check_archive(path: str) -> bool:
+    """Whether a file is a zip file, which then is stored as frameworks do, and whole.
 
     Neither PyTorch nor Keras compresses: so what is read is no larger than the file.
     """
-    if not zipfile.is_zipfile(path):
-        return
-    with reading(f"The file {path!r}"), zipfile.ZipFile(path) as archive:
-        size = sum(member.file_size for member in archive.infolist())
-        if size > os.path.getsize(path):
-            raise RefusedError(
-                f"The file {path!r} is compressed, unlike a framework's own. It was not "
-                "read."
-            )
-        damaged = archive.testzip()
+    file = f"The file {path!r}"
+    with reading(file):
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            if size > os.path.getsize(path):
+                raise RefusedError(
+                    f"{file} is compressed, unlike a framework's own. It was not read."
+                )
+            damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"{damaged!r} is damaged.")
+    return True
 
 
 class Place(NamedTuple):
@@ -105,7 +140,9 @@ class Place(NamedTuple):
 
     def taken(self, value: Any, key: str, *, square: bool = False) -> np.ndarray:
         """The array under ``key``, once it is certain that it belongs here."""
-        shape = tuple(np.shape(value))
+        if not is_array(value):
+            raise ValueError(f"{key} must be an array, got {quoted(value)}.")
+        shape = tuple(value.shape)
         if math.prod(shape) != self.like.size:  # before anything is allocated
             raise self._wrong_shape(key, shape)
         try:
@@ -182,7 +219,7 @@ def check_keys(
 ) -> None:
     """Nothing is missing, and nothing is there that would be dropped."""
     if not isinstance(keys, Iterable) or isinstance(keys, str):
-        raise ValueError(f"{where} must be a mapping, got {keys!r}.")
+        raise ValueError(f"{where} must be a mapping, got {quoted(keys)}.")
     missing = [key for key in needed if key not in keys]
     if missing:
         raise ValueError(f"{where} lacks {missing}.")

@@ -105,11 +105,10 @@ def foreign_run(
     for name, parameter in parameters_of(dialect).items():
         if name in given and name not in ignored:
             value = given[name]
-            if isinstance(parameter.default, bool):
-                value = bool(value)
-            elif value is not None and not isinstance(value, bool):
+            if value is not None and not isinstance(value, bool):
                 value = as_number(value, f"`{name}` of {where}")
-            numbers[name] = value
+            flag = isinstance(parameter.default, bool)
+            numbers[name] = bool(value) if flag else value
     try:
         config = getattr(dialects, dialect)(**numbers).config
     except (TypeError, ValueError) as error:
@@ -169,5 +168,5 @@ def _same(theirs: Any, ours: Any) -> bool:
     """Whether two numbers are one; None, False and 0 all switch an option off."""
     if not is_on(theirs) or not is_on(ours):
         return not is_on(theirs) and not is_on(ours)
-    # A framework may have rounded its own to float32.
-    return math.isclose(float(theirs), float(ours), rel_tol=1e-6)
+    # A framework may have rounded its own to float32, or may have a schedule.
+    return not callable(theirs) and math.isclose(float(theirs), float(ours), rel_tol=1e-6)

@@ -1,4 +1,8 @@
-"""The optimizer's variables in `.keras` and `.weights.h5` files, by h5py alone."""
+"""Weights and optimizers in `.keras` and `.weights.h5` files, by h5py alone.
+
+A file is not trusted. Its groups are visited once, and an array is read only after its
+shape is known to fit (`Stored`), from bytes that are in the file as they are.
+"""
 
 import io
 import json
@@ -7,13 +11,14 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from rmsprop_optax.interchange._foreign import (
     RefusedError,
+    Stored,
     check_archive,
     imported,
     reading,
@@ -21,20 +26,25 @@ from rmsprop_optax.interchange._foreign import (
 
 _WEIGHTS = "model.weights.h5"
 _GROUP = "optimizer/vars"
-_NO_LAYERS = ("vars", "optimizer")
+_NO_LAYERS = ("vars", "optimizer", "metrics")
+_DEPTH = 64  # of groups: Keras has two for each model inside a model
+_NAME = 1000  # characters of a layer's name
+_CONFIGURATION = 2**24  # bytes: as lists of Python, JSON takes 20 times as many
 
 
-def read_variables(path: str, largest: int) -> list[np.ndarray]:
-    """The arrays under `optimizer/vars`, by number, of at most ``largest`` values."""
-    with _opened(path, io.BytesIO(_read(path)), "r") as file:
-        return [_array(dataset, path, largest) for dataset in _datasets(file, path)]
+def read_variables(path: str) -> list[Stored]:
+    """The arrays under `optimizer/vars`, by number."""
+    weights = io.BytesIO(_read(path))
+    with _reading(path):
+        file = _opened(path, weights)
+        return [_stored(dataset, path) for dataset in _datasets(file, path)]
 
 
 def write_variables(path: str, arrays: Sequence[np.ndarray]) -> None:
     """Replaces the file by one with ``arrays`` under `optimizer/vars`."""
     weights = io.BytesIO(_read(path))
-    with _opened(path, weights, "r+") as file:
-        datasets = _datasets(file, path)
+    with _reading(path), _opened(path, weights, "r+") as file:
+        datasets = [_plain(dataset, path) for dataset in _datasets(file, path)]
         if [d.shape for d in datasets] != [np.shape(a) for a in arrays]:
             raise RefusedError(
                 f"The file {path!r} holds optimizer variables of other shapes, "
@@ -57,18 +67,16 @@ VARIABLES = {
 """The weights of Keras's layers in the order of their numbers, by the group in a file."""
 
 
-def read_weights(path: str, largest: int) -> dict[str, np.ndarray]:
-    """The arrays of all layers by name, of at most ``largest`` values."""
-    found: dict[str, np.ndarray] = {}
-
-    def read(group: Any, layers: tuple[str, ...], kind: str) -> None:
-        variables = group.get("vars")
-        if variables is not None:
-            name = str(variables.attrs.get("name", kind))
-            layers = (*layers, name)
+def read_weights(path: str) -> dict[str, Stored]:
+    """The arrays of all layers by name."""
+    found: dict[str, Stored] = {}
+    weights = io.BytesIO(_read(path))
+    with _reading(path):
+        file = _opened(path, weights)
+        for layers, kind, variables in _layers(file, path):
             known = _variables_of(kind)
             for number in variables:
-                dataset = _plain_dataset(variables, number, path)
+                dataset = _own(variables, number, path)
                 last = known[int(number)] if int(number) < len(known) else number
                 full = "/".join((*layers, last))
                 if full in found:
@@ -76,14 +84,50 @@ def read_weights(path: str, largest: int) -> dict[str, np.ndarray]:
                         f"The file {path!r} has two weights {full!r}: give the layers "
                         "names of their own."
                     )
-                found[full] = _array(dataset, path, largest)
-        for child in group:
-            if child not in _NO_LAYERS and _is_own(group, child, _h5py().Group):
-                read(group[child], layers, child)
-
-    with _opened(path, io.BytesIO(_read(path)), "r") as file:
-        read(file, (), "")
+                found[full] = _stored(dataset, path)
     return found
+
+
+def _layers(file: Any, path: str) -> Iterator[tuple[tuple[str, ...], str, Any]]:
+    """Each group of variables, behind the names of its layers and its layer's kind.
+
+    Links may make a circle, or many ways to one group: Keras's own files have none.
+    """
+    h5py = _h5py()
+    seen = set()
+
+    def entered(group: Any) -> Any:
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen or group.name.count("/") > _DEPTH:
+            raise RefusedError(
+                f"{group.name!r} of {path!r} is linked twice or has more than {_DEPTH} "
+                "groups around it, unlike in Keras's own files."
+            )
+        seen.add(address)
+        return group
+
+    groups: list[tuple[Any, tuple[str, ...], str]] = [(file, (), "")]
+    while groups:
+        group, layers, kind = groups.pop()
+        children = [n for n in entered(group) if _is_own(group, n, h5py.Group)]
+        if "vars" in children:
+            variables = entered(group["vars"])
+            layers = (*layers, _layer_name(variables, path) or kind)
+            yield layers, kind, variables
+        inside = [name for name in children if name not in _NO_LAYERS]
+        groups += [(group[name], layers, name) for name in reversed(inside)]
+
+
+def _layer_name(variables: Any, path: str) -> str | None:
+    """The name that Keras writes beside a layer's variables, if it does."""
+    if "name" not in variables.attrs:
+        return None
+    h5py, attribute = _h5py(), variables.attrs.get_id("name")
+    text = h5py.check_string_dtype(attribute.dtype) is not None
+    name = str(variables.attrs["name"]) if text and attribute.shape == () else None
+    if name is None or len(name) > _NAME:
+        raise RefusedError(f"The 'name' of {variables.name!r} of {path!r} is no name.")
+    return name
 
 
 def _variables_of(kind: str) -> tuple[str, ...]:
@@ -94,24 +138,37 @@ def _variables_of(kind: str) -> tuple[str, ...]:
     return ()
 
 
-def read_configuration(path: str) -> dict[str, Any]:
-    """The arguments of the optimizer in a `.keras` file; weights alone have none."""
+def read_configuration(path: str) -> tuple[str, dict[str, Any]]:
+    """The dialect and the arguments of the optimizer in a `.keras` file.
+
+    Weights alone have no arguments.
+    """
     if not zipfile.is_zipfile(path):
-        return {}
+        return "keras", {}
     with _reading(path), zipfile.ZipFile(path) as archive:
-        compiled = json.loads(archive.read("config.json")).get("compile_config") or {}
+        compiled = _json(archive, "config.json").get("compile_config") or {}
         optimizer = compiled.get("optimizer", {})
         name, arguments = optimizer.get("class_name", "RMSprop"), optimizer.get("config")
         arguments = dict(arguments or {})
+        old = False
+        if "metadata.json" in archive.namelist():
+            version = _json(archive, "metadata.json").get("keras_version", "")
+            old = version.startswith("2.")
     if name.lower() != "rmsprop":
         raise ValueError(f"The file {path!r} holds the optimizer {name}, no RMSprop.")
-    return arguments
+    return "tf_keras_2_11" if old else "keras", arguments
+
+
+def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
+    size = archive.getinfo(name).file_size
+    if size > _CONFIGURATION:
+        raise ValueError(f"its {name} has {size} bytes.")
+    return dict(json.loads(archive.read(name)))
 
 
 def _read(path: str) -> bytes:
     """The weights in the file, which is one of weights or an archive with one."""
-    check_archive(path)
-    if not zipfile.is_zipfile(path):
+    if not check_archive(path):
         with open(path, "rb") as file:
             return file.read()
     with zipfile.ZipFile(path) as archive:
@@ -130,50 +187,74 @@ def _reading(path: str) -> AbstractContextManager[None]:
     return reading(f"The file {path!r}", " as Keras's")
 
 
-@contextmanager
-def _opened(path: str, weights: io.BytesIO, mode: str) -> Iterator[Any]:
-    """The weights as a file of h5py's; any error in the block names the file."""
-    h5py = _h5py()
-    with _reading(path), h5py.File(weights, mode) as file:
-        yield file
+def _opened(path: str, weights: io.BytesIO, mode: str = "r") -> Any:
+    file = _h5py().File(weights, mode)
+    older = _is_own(file, "model_weights", _h5py().Group)
+    if older or "layer_names" in file.attrs:
+        raise RefusedError(
+            f"The file {path!r} has Keras's older format of HDF5. Load it by "
+            "`keras.models.load_model` (or `model.load_weights`) and give the model or "
+            "its optimizer, or save that as a `.keras` file."
+        )
+    return file
 
 
 def _datasets(weights: Any, path: str) -> list[Any]:
-    if _GROUP not in weights:
+    h5py = _h5py()
+    there = _is_own(weights, "optimizer", h5py.Group)
+    if not there or not _is_own(weights["optimizer"], "vars", h5py.Group):
         raise RefusedError(
             f"The file {path!r} holds no optimizer ({_GROUP!r}): save a compiled model "
-            "after its first step."
+            "after its first step. tf_keras saves none of `optimizers.legacy` here: give "
+            "the optimizer itself."
         )
     group = weights[_GROUP]
     missing = [str(i) for i in range(len(group)) if str(i) not in group]
     if missing:
         raise RefusedError(f"The file {path!r} lacks {_GROUP!r} {missing}.")
-    return [_plain_dataset(group, str(i), path) for i in range(len(group))]
+    return [_own(group, str(i), path) for i in range(len(group))]
 
 
 def _is_own(group: Any, name: str, kind: type) -> bool:
     """Whether an entry is in this file: a link may point into another."""
-    link = group.get(name, getlink=True)
-    return isinstance(link, _h5py().HardLink) and isinstance(group[name], kind)
+    links, key = group.id.links, name.encode()
+    hard = links.exists(key) and links.get_info(key).type == _h5py().h5l.TYPE_HARD
+    return hard and isinstance(group[name], kind)
 
 
-def _plain_dataset(group: Any, name: str, path: str) -> Any:
-    """An array with its bytes in this file: it may have them in another, by any name."""
-    own, dataset = _is_own(group, name, _h5py().Dataset), group[name]
-    if not own or dataset.external or dataset.is_virtual:
-        raise RefusedError(
-            f"{group.name.strip('/')}/{name} of {path!r} is not an array of its own."
-        )
+def _own(group: Any, name: str, path: str) -> Any:
+    if not _is_own(group, name, _h5py().Dataset):
+        raise _not_plain(f"{group.name}/{name}", path)
+    return group[name]
+
+
+def _stored(dataset: Any, path: str) -> Stored:
+    def read() -> np.ndarray:
+        with _reading(path):
+            return np.asarray(_plain(dataset, path)[()])
+
+    return Stored(dataset.shape, read)
+
+
+def _plain(dataset: Any, path: str) -> Any:
+    """An array whose bytes are in this file, one after the other, as Keras writes it.
+
+    Others may be in another file, of any name; or be compressed, a thousandfold; or have
+    values of any size.
+    """
+    h5py = _h5py()
+    layout, dtype = dataset.id.get_create_plist().get_layout(), dataset.dtype
+    in_one = layout in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS) and not dataset.external
+    if not in_one or not (dtype.kind in "fciu" or dtype == "V2"):  # V2: bfloat16
+        raise _not_plain(dataset.name, path)
     return dataset
 
 
-def _array(dataset: Any, path: str, largest: int) -> np.ndarray:
-    if dataset.size > largest:  # before anything is allocated
-        raise RefusedError(
-            f"{dataset.name.strip('/')} of {path!r} has shape {dataset.shape}: that is "
-            "more than any parameter has."
-        )
-    return np.asarray(dataset[()])
+def _not_plain(name: str, path: str) -> RefusedError:
+    return RefusedError(
+        f"{name.strip('/')} of {path!r} is not an array of its own: it is a link, in "
+        "another file, compressed, in pieces or not of numbers. Keras writes none such."
+    )
 
 
 def _replace(path: str, weights: bytes) -> None:

@@ -1,22 +1,30 @@
 """Runs of `keras.optimizers.RMSprop`, from memory and from Keras's files, and back.
 
+Those of tf.keras 2 (tf_keras) are read too: models, optimizers, files, TensorFlow 2's
+checkpoints (by their prefix) and SavedModels (by their folder).
+
 What a function does not say of its arguments is on the page of
 [`interchange`][rmsprop_optax.interchange].
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
 from rmsprop_optax._config import is_on
 from rmsprop_optax._foundation._checks import check_names
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.interchange._foreign import Convert, Place, as_count, as_number
+from rmsprop_optax.interchange._foreign import (
+    Convert,
+    Place,
+    Stored,
+    as_count,
+    as_number,
+    quoted,
+)
 from rmsprop_optax.interchange._hyperparams import (
     Configs,
     check_ignored,
@@ -41,6 +49,7 @@ from rmsprop_optax.interchange._matching import (
     moment_converts,
 )
 from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, read_for, write
+from rmsprop_optax.interchange._tf_keras import Model, Optimizer, adapted
 from rmsprop_optax.transforms._averaging import AverageParamsState
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
 
@@ -91,7 +100,8 @@ def import_run(
     """Weights and optimizer state of a Keras model, in one call.
 
     Args:
-      foreign: The compiled model, or its file.
+      foreign: The compiled model, or its file. A checkpoint calls a layer
+        ``layer_with_weights-0``, a file of tf.keras by its class (``dense``).
       order: None: that of ``model.trainable_variables``, which a file does not tell.
 
     Returns:
@@ -108,12 +118,14 @@ def import_run(
       ...
       FileNotFoundError: [Errno 2] No such file or directory: 'none.keras'
     """
-    theirs, read_array = _model_weights(foreign, params)
+    foreign = adapted(foreign)
+    theirs, read_array = _model_weights(foreign)
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, convert, ignored, "/")
     held = read(opt_state).nu
-    if order is None and hasattr(foreign, "trainable_variables"):
-        order = [weights[v.path].path for v in foreign.trainable_variables]
+    trained = getattr(foreign, "trainable_variables", None)
+    if order is None and trained is not None:
+        order = [weights[v.path].path for v in trained]
         order = [path for path in order if path in held]
     moved = import_weights(params, weights, read_array)
     opt_state = import_state(
@@ -166,7 +178,7 @@ def import_params(
       >>> print(params["dense"]["kernel"].T)
       [[1. 1.]]
     """
-    theirs, read_array = _model_weights(foreign, params)
+    theirs, read_array = _model_weights(foreign)
     weights = find_weights(params, theirs, names, layouts, convert, ignore, "/")
     return import_weights(params, weights, read_array)
 
@@ -200,7 +212,7 @@ def export_params(
       >>> interchange.keras.export_params({"dense": {"bias": jnp.ones(2)}}, model)
       {'model/dense/bias': array([1., 1.], dtype=float32)}
     """
-    theirs, read_array = _model_weights(like, params)
+    theirs, read_array = _model_weights(like)
     weights = find_weights(
         params, theirs, names, layouts, convert, ignore, "/", export=True
     )
@@ -216,7 +228,7 @@ def import_state(
     convert: Convert | None = None,
     ignore: Iterable[str] = (),
 ) -> PyTree:
-    """Puts the state of a Keras 3 optimizer into one of ours.
+    """Puts the state of a Keras optimizer into one of ours.
 
     The hyperparameters of the run are compared with those of ``tx``, as far as they are
     known. An optimizer and a ``.keras`` file have all of them; arrays and a
@@ -228,7 +240,7 @@ def import_state(
         path of a ``.keras`` or ``.weights.h5`` file, which is read by h5py, without
         Keras.
       tx: [`rmsprop`][rmsprop_optax.rmsprop] with the arguments that the run had, or a
-        chain or a wrapper with it inside.
+        chain or a wrapper with it inside; for tf.keras its dialect.
       order: That of ``model.trainable_variables``.
 
     Returns:
@@ -253,13 +265,13 @@ def import_state(
     """
     current = read(opt_state)
     configs = configurations(tx, opt_state, current)
-    iteration, rate, variables = _read(foreign, current, configs, order, convert, ignore)
+    heads, rate, variables = _read(foreign, current, configs, order, convert, ignore)
     result: dict[str, Any] = {}
     for slot, place, value in variables:
         key = f"`{_SLOTS[slot]}` of '{place.path}'"
         array = place.taken(value, key, square=slot == "nu")
         result.setdefault(slot, {})[place.path] = array
-    calls = as_count(iteration, _ITERATION)
+    calls = as_count(heads[0], _ITERATION)
     updates, micro = divmod(calls, _steps(current, configs))
     rates = {
         path: {name: rate for name in RATE_NAMES if name in injected}
@@ -311,18 +323,18 @@ def export_state(
     holds = (AverageParamsState, AccumulateGradientsState)
     current = read_for("Keras's RMSprop", opt_state, step, holds)
     configs = configurations(tx, opt_state, current)
-    iteration, rate, variables = _read(like, current, configs, order, convert, ignore)
+    heads, rate, variables = _read(like, current, configs, order, convert, ignore)
     k = _steps(current, configs)
     if current.updates is not None:
         calls = current.updates * k + current.micro
     elif current.calls is not None:  # the average of the weights counts calls
         calls = current.calls
     else:
-        calls = as_count(iteration, _ITERATION) // k * k + current.micro
+        calls = as_count(heads[0], _ITERATION) // k * k + current.micro
     # Keras's int32 keeps the remainder, by which it tells when to update.
     beyond = max(0, calls - np.iinfo(np.int32).max)
     result: list[np.ndarray] = [np.asarray(calls - -(-beyond // k) * k, np.int32)]
-    if rate is not None:
+    if len(heads) == 2:
         ours = current.learning_rate
         result.append(np.asarray(rate if ours is None else ours, np.float32))
     for slot, place, old in variables:
@@ -361,23 +373,23 @@ def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
     write_variables(fspath(path), arrays)
 
 
-def _model_weights(
-    foreign: Any, params: PyTree
-) -> tuple[list[str], Callable[[str], np.ndarray]]:
+def _model_weights(foreign: Any) -> tuple[list[str], Callable[[str], Any]]:
     """The names in a model or its file, some maybe twice; and the array of a name."""
+    foreign = adapted(foreign)
     if isinstance(foreign, (str, PathLike)):
-        sizes = [math.prod(np.shape(x)) for x in jax.tree.leaves(params)]
-        arrays = read_weights(fspath(foreign), max([1, *sizes]))
+        arrays = read_weights(fspath(foreign))
         return list(arrays), arrays.__getitem__
     if not hasattr(foreign, "weights"):
         raise TypeError(f"`foreign` must be a Keras model or its file, got {foreign!r}.")
     variables = {variable.path: variable for variable in foreign.weights}
     names = [variable.path for variable in foreign.weights]
-    return names, lambda name: _as_numpy(variables[name])
+    return names, lambda name: _as_array(variables[name])
 
 
-def _as_numpy(variable: Any) -> np.ndarray:
-    return np.asarray(getattr(variable, "value", variable))
+def _as_array(variable: Any) -> np.ndarray | Stored:
+    value = getattr(variable, "value", variable)
+    value = value() if callable(value) else value  # TensorFlow has a method
+    return value if isinstance(value, Stored) else np.asarray(value)
 
 
 def _read(
@@ -387,14 +399,20 @@ def _read(
     order: Iterable[str] | None,
     convert: Convert | None,
     ignore: Iterable[str],
-) -> tuple[Any, float | None, list[tuple[str, Place, Any]]]:
-    """The iteration, the rate or None, and each slot: its name, where it goes, its value.
+) -> tuple[list[Any], float | None, list[tuple[str, Place, Any]]]:
+    """The iteration (and the rate), the rate or None, and each slot with its value.
 
     The numbers of the run are those of ``configs``.
     """
-    current.check_rate_place(True, "Keras", "keras")
+    foreign = adapted(foreign)
+    if isinstance(foreign, Model):
+        foreign = foreign.optimizer
+    if foreign is None:
+        raise ValueError("The model has no optimizer: it is not compiled or not saved.")
+    values = _values(foreign)
+    dialect, numbers = _configuration(foreign)
+    current.check_rate_place(True, "Keras", dialect)
     order = None if order is None else check_names("order", order)
-    values = _values(foreign, current)
     held = [slot for slot in _SLOTS if getattr(current, slot) is not None]
     n = len(current.nu)
     heads = len(values) - n * len(held)
@@ -410,18 +428,22 @@ def _read(
     names = _parameter_names(foreign, slice(start, start + n))
     found = match_parameters(current, order, names, convert)
     places = [place for place in found if place is not None]
-    rate = as_number(values[1], _RATE) if heads == 2 else None
-    _compare(foreign, rate, places, configs, current, ignore)
+    # The rate is a number of its own in tf.keras; a schedule is none.
+    rate = numbers.get("learning_rate") if dialect != "keras" else None
+    rate = values[1] if heads == 2 else rate
+    rate = None if isinstance(rate, Mapping) or rate is None else as_number(rate, _RATE)
+    decays = _decays(foreign, places, configs)
+    _compare(dialect, numbers, rate, places, decays, configs, current, ignore)
     slots = [(slot, place) for slot in held for place in places]
     variables = zip(slots, values[heads:], strict=True)
-    return values[0], rate, [(slot, place, value) for (slot, place), value in variables]
+    placed = [(slot, place, value) for (slot, place), value in variables]
+    return values[:heads], rate, placed
 
 
-def _values(foreign: Any, current: Slots) -> list[Any]:
+def _values(foreign: Any) -> list[Any]:
     """The arrays of the variables, wherever they are."""
     if isinstance(foreign, (str, PathLike)):
-        largest = max([1, *(array.size for array in current.nu.values())])
-        return read_variables(fspath(foreign), largest)
+        return [*read_variables(fspath(foreign))]
     if isinstance(foreign, Mapping):
         missing = [str(i) for i in range(len(foreign)) if str(i) not in foreign]
         if missing:
@@ -433,28 +455,30 @@ def _values(foreign: Any, current: Slots) -> list[Any]:
             "`foreign` (or `like`) must be a Keras optimizer, its variables or a file, "
             f"got {foreign!r}."
         )
-    return [_as_numpy(variable) for variable in variables]
+    return [_as_array(variable) for variable in variables]
 
 
 def _parameter_names(foreign: Any, velocities: slice) -> list[str] | None:
     """Keras's names of the parameters, in those of the optimizer's own variables."""
-    variables = getattr(foreign, "variables", None)
-    if variables is None:
+    variables = getattr(foreign, "variables", ())[velocities]
+    names = [variable.path for variable in variables if hasattr(variable, "path")]
+    if not names:
         return None
-    names = [variable.path for variable in variables[velocities]]
     others = [name for name in names if not name.endswith("_velocity")]
     if others:
         raise ValueError(
-            f"{foreign!r} is no RMSprop with the options of the optimizer state: it has "
-            f"{others} where `velocity` is expected."
+            f"{quoted(foreign)} is no RMSprop with the options of the optimizer state: "
+            f"it has {others} where `velocity` is expected."
         )
     return [name.removesuffix("_velocity") for name in names]
 
 
 def _compare(
-    foreign: Any,
+    dialect: str,
+    given: Mapping[str, Any],
     rate: float | None,
     where: list[Place],
+    decays: list[bool],
     configs: Configs,
     current: Slots,
     ignore: Iterable[str],
@@ -463,22 +487,22 @@ def _compare(
 
     But for a learning rate in the state, which is imported and exported.
     """
-    ignored = check_ignored(ignore, "keras")
-    numbers = dict(_configuration(foreign))
+    ignored = check_ignored(ignore, dialect)
+    numbers = dict(given)
     numbers.pop("learning_rate", None)  # the variable has the last one
     if not numbers.get("use_ema"):
         numbers.pop("ema_momentum", None)
         numbers.pop("ema_overwrite_frequency", None)
     if rate is not None:
         numbers["learning_rate"] = rate
-    decaying = foreign_run("keras", numbers, "the Keras run", ignored)
+    decaying = foreign_run(dialect, numbers, "the Keras run", ignored)
     if "weight_decay" in numbers:
         numbers["weight_decay"] = None
-    excluded = foreign_run("keras", numbers, "the Keras run", ignored)
-    for place, decays in zip(where, _decays(foreign, where, configs), strict=True):
+    excluded = foreign_run(dialect, numbers, "the Keras run", ignored)
+    for place, decays_there in zip(where, decays, strict=True):
         injected = (current.hyperparams or {}).get(place.path, {})
         moved = {"learning_rate"} if set(RATE_NAMES) & set(injected) else set()
-        run = decaying if decays else excluded
+        run = decaying if decays_there else excluded
         compare(run, configs[place.path], ignored | moved, place.path)
 
 
@@ -488,20 +512,24 @@ def _decays(foreign: Any, where: list[Place], configs: Configs) -> list[bool]:
     The optimizer knows what `exclude_from_weight_decay` excluded. A file does not: then
     it is what `tx` excludes, if some parameters decay at all.
     """
+    if isinstance(foreign, Optimizer) and foreign.decays is not None:
+        return foreign.decays
+    decays = getattr(foreign, "_use_weight_decay", None)
     variables = getattr(foreign, "_trainable_variables", None)
-    if variables and hasattr(foreign, "_use_weight_decay"):
-        decays = foreign._use_weight_decay  # noqa: SLF001
+    if variables and decays is not None:
         return [bool(decays(variable)) for variable in variables]
     here = [bool(is_on(configs[place.path].weight_decay)) for place in where]
     return here if any(here) else [True] * len(where)
 
 
-def _configuration(foreign: Any) -> Mapping[str, Any]:
-    """The arguments of the optimizer, where they are known."""
+def _configuration(foreign: Any) -> tuple[str, Mapping[str, Any]]:
+    """The dialect of the optimizer, and its arguments where they are known."""
     if isinstance(foreign, (str, PathLike)):
         return read_configuration(fspath(foreign))
+    if isinstance(foreign, Optimizer):
+        return foreign.dialect, foreign.numbers
     names = [name for name in parameters_of("keras") if hasattr(foreign, name)]
-    return {name: getattr(foreign, name) for name in names}
+    return "keras", {name: getattr(foreign, name) for name in names}
 
 
 def _steps(current: Slots, configs: Configs) -> int:

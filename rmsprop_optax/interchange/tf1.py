@@ -5,13 +5,11 @@ meanings; its `momentum` is there only with momentum. What a function does not s
 arguments is on the page of [`interchange`][rmsprop_optax.interchange].
 """
 
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike, fspath
 from typing import Any
 
-import jax
 import numpy as np
 
 from rmsprop_optax._foundation._checks import check_name, check_names
@@ -19,11 +17,10 @@ from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
     Place,
+    RefusedError,
     as_count,
     check_keys,
     check_slot,
-    imported,
-    reading,
 )
 from rmsprop_optax.interchange._matching import (
     find_weights,
@@ -33,6 +30,7 @@ from rmsprop_optax.interchange._matching import (
     wanted_layouts,
 )
 from rmsprop_optax.interchange._slots import Slots, read, read_for, write
+from rmsprop_optax.interchange._tf_keras import OBJECT_GRAPH, load_checkpoint
 
 __all__ = ["export_state", "import_params", "import_run", "import_state"]
 
@@ -276,16 +274,16 @@ def _read_checkpoint(
         for name in names
         for i, slot in enumerate(slots)
     }
-    shapes, read_array = _checkpoint(prefix)
+    arrays = _load(prefix)
     ending = re.compile(rf"/{re.escape(optimizer_name)}(_\d)?$")
-    theirs = {name for name in shapes if ending.search(name)}
+    theirs = {name for name in arrays if ending.search(name)}
     where = f"The checkpoint {fspath(prefix)!r}"
     check_keys(theirs, list(entries), list(entries), where)
     result: dict[str, Any] = {slot: {} for slot in slots}
     for entry, (slot, name) in entries.items():
-        result[slot][name] = read_array(entry)
-    if "global_step" in shapes:
-        result["global_step"] = int(read_array("global_step"))
+        result[slot][name] = arrays[entry]
+    if "global_step" in arrays:
+        result["global_step"] = arrays["global_step"]
     return result
 
 
@@ -301,39 +299,20 @@ def _weights(
     """Which variables, or averages, are our parameters; and the array of a name."""
     check_name("optimizer_name", optimizer_name)
     ignored = (*ignore, rf"/{re.escape(optimizer_name)}(_\d)?$", "^global_step$")
-    if isinstance(foreign, Mapping):
-        shapes = {name: np.shape(array) for name, array in foreign.items()}
-        read_array = foreign.__getitem__
-    else:
-        shapes, read_array = _checkpoint(foreign)
-    end = ""
+    arrays = foreign if isinstance(foreign, Mapping) else _load(foreign)
     if average_name is not None:
         check_name("average_name", average_name)
         end = f"/{average_name}"
-        shapes = {n.removesuffix(end): x for n, x in shapes.items() if n.endswith(end)}
-    weights = find_weights(params, sorted(shapes), names, {}, convert, ignored, "/")
-
-    def read_fitting(name: str) -> Any:
-        # One of another size is not read: its shape is what the error says.
-        if math.prod(shapes[name]) == math.prod(weights[name].like.shape):
-            return read_array(name + end)
-        return jax.ShapeDtypeStruct(tuple(shapes[name]), "float32")
-
-    return weights, read_fitting
+        arrays = {n.removesuffix(end): x for n, x in arrays.items() if n.endswith(end)}
+    weights = find_weights(params, sorted(arrays), names, {}, convert, ignored, "/")
+    return weights, arrays.__getitem__
 
 
-def _checkpoint(
-    prefix: str | PathLike[str],
-) -> tuple[Mapping[str, Sequence[int]], Callable[[str], Any]]:
-    """The shapes of a checkpoint's variables by name, and the array of a name."""
-    tf = imported("tensorflow", "TensorFlow's checkpoints need TensorFlow")
-    file = f"The checkpoint {fspath(prefix)!r}"
-    with reading(file):
-        reader = tf.train.load_checkpoint(fspath(prefix))
-        shapes = reader.get_variable_to_shape_map()
-
-    def read_array(name: str) -> Any:
-        with reading(file):
-            return reader.get_tensor(name)
-
-    return shapes, read_array
+def _load(prefix: str | PathLike[str]) -> dict[str, Any]:
+    arrays = load_checkpoint(fspath(prefix))
+    if OBJECT_GRAPH in arrays:
+        raise RefusedError(
+            f"The checkpoint {fspath(prefix)!r} is one of objects (TensorFlow 2): read "
+            "it by `interchange.keras`."
+        )
+    return arrays

@@ -4,8 +4,10 @@ What a function does not say of its arguments is on the page of
 [`interchange`][rmsprop_optax.interchange].
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from os import PathLike, fspath
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -24,6 +26,8 @@ from rmsprop_optax.interchange._foreign import (
     check_keys,
     check_slot,
     imported,
+    is_array,
+    quoted,
     reading,
 )
 from rmsprop_optax.interchange._hyperparams import (
@@ -127,7 +131,8 @@ def import_run(
             raise ValueError(
                 f"The checkpoint lacks {key!r}, which `{name}` names: {there}."
             )
-    theirs, state_dict = foreign[model], _state_dict_of(foreign[optimizer], None)
+    theirs = _weights_of(foreign[model], None)
+    state_dict = _state_dict_of(foreign[optimizer], None)
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, convert, ignored, ".")
     held = read(opt_state).nu
@@ -568,7 +573,17 @@ def _load(path: str | PathLike[str], key: str | None) -> Any:
     check_archive(fspath(path))
     kind = " as a PyTorch checkpoint of plain tensors (`weights_only=True`)"
     with reading(file, kind):
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except (UnpicklingError, RuntimeError) as error:
+            if "weights_only" not in str(error):
+                raise
+            why = re.search(r"WeightsUnpickler error: (.*?)(\. |\n|$)", str(error))
+            raise ValueError(
+                f"{why[1] if why else 'it is of an old format'}. If you trust the file, "
+                "which may run any code, give what `torch.load(path, map_location='cpu', "
+                "weights_only=False)` returns in its place."
+            ) from error
     if key is None:
         return loaded
     if not isinstance(loaded, Mapping) or key not in loaded:
@@ -583,6 +598,12 @@ def _state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
     if isinstance(foreign, (str, PathLike)):
         name = f"The file {str(foreign)!r}"
         foreign = _load(foreign, key)
+    if isinstance(foreign, (list, tuple)):  # Lightning has a list of optimizers
+        if len(foreign) != 1:
+            raise ValueError(
+                f"{name} is a list of {len(foreign)}: give the state of one optimizer."
+            )
+        (foreign,) = foreign
     if not isinstance(foreign, Mapping):
         raise TypeError(
             f"{name} must be a mapping with `state` and `param_groups`, as "
@@ -598,7 +619,9 @@ def _state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
     if not all(isinstance(x, Mapping) and _is_list_of(str, list(x)) for x in entries):
         raise ValueError(f"{name} has no mapping of slots in each entry of `state`.")
     if not isinstance(groups, (list, tuple)):
-        raise ValueError(f"{name} must have a list in `param_groups`, got {groups!r}.")
+        raise ValueError(
+            f"{name} must have a list in `param_groups`, got {quoted(groups)}."
+        )
     for i, group in enumerate(groups):
         if not isinstance(group, Mapping) or "params" not in group:
             raise ValueError(f"{name} lacks `param_groups[{i}]['params']`.")
@@ -606,7 +629,8 @@ def _state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
         if not _is_list_of(int, params) or not _is_list_of(str, names):
             raise ValueError(
                 f"`param_groups[{i}]` of {name} must have a list of numbers in `params` "
-                f"and of names in `param_names`, got {params!r} and {names!r}."
+                f"and of names in `param_names`, got {quoted(params)} and "
+                f"{quoted(names)}."
             )
     numbers = [number for group in groups for number in group["params"]]
     if len(set(numbers)) < len(numbers):
@@ -615,22 +639,28 @@ def _state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
 
 
 def _is_list_of(kind: type, value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(x, kind) for x in value)
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(x, kind) and not isinstance(x, bool) for x in value
+    )
 
 
 def _weights_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
     """The weights by name, wherever they are."""
+    name = "The weights"
     if isinstance(foreign, (str, PathLike)):
+        name = f"The weights in {fspath(foreign)!r}"
         if fspath(foreign).endswith(".safetensors"):
             library = imported("safetensors.numpy", "Files of safetensors need it")
             with reading(f"The file {fspath(foreign)!r}", " as safetensors"):
                 return library.load_file(fspath(foreign))
         foreign = _load(foreign, key)
-    if not isinstance(foreign, Mapping) or not all(
-        hasattr(tensor, "shape") for tensor in foreign.values()
-    ):
-        raise ValueError(
-            "The weights must be a mapping from names to tensors, as "
-            "`model.state_dict()` returns it; of a file, name the entry with `key`."
-        )
-    return foreign
+    there = foreign if isinstance(foreign, Mapping) else {None: foreign}
+    for entry, tensor in there.items():
+        if not isinstance(entry, str) or not is_array(tensor):
+            what = quoted(foreign) if entry is None else f"{entry!r}: {quoted(tensor)}"
+            raise ValueError(
+                f"{name} must be a mapping from names to tensors, as "
+                f"`model.state_dict()` returns it, got {what}. Of a file, name the entry "
+                "with `key`."
+            )
+    return there

@@ -165,6 +165,17 @@ def test_a_checkpoint_with_more_variables_is_refused(tmp_path: Path) -> None:
         interchange.import_state(prefix, place, names={"w": "fc/weights"})
 
 
+def test_a_checkpoint_of_strings_is_not_read(tmp_path: Path) -> None:
+    tf = peer("tensorflow", "tensorflow")
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.get_variable("w", initializer=["a" * 10**6, "b"])
+        session.run(v1.global_variables_initializer())
+        prefix = v1.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+    with pytest.raises(ValueError, match="holds no numbers under 'w'"):
+        interchange.import_params(prefix, {"w": jnp.zeros(2)})
+
+
 # What follows needs no TensorFlow.
 
 

@@ -1,5 +1,6 @@
 """Runs that start in PyTorch and end here, and the other way round."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -253,12 +254,70 @@ def test_a_file_is_read_without_pickle(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights_only"):
         interchange.import_state(tmp_path / "evil.pt", place, tx)
     assert not (tmp_path / "owned").exists()
+    torch.save({"state": {}, "args": argparse.Namespace(lr=0.01)}, tmp_path / "timm.pt")
+    with pytest.raises(ValueError, match=r"argparse\.Namespace.*=False\)` returns") as e:
+        interchange.import_state(tmp_path / "timm.pt", place, tx)
+    assert len(str(e.value)) < 500
+    assert str(e.value).isprintable()
     whole = (tmp_path / "run.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"cut\.pt' can't be read"):
         interchange.import_state(tmp_path / "cut.pt", place, tx)
     with pytest.raises(FileNotFoundError):
         interchange.import_state(tmp_path / "none.pt", place, tx)
+
+
+def test_a_checkpoint_of_lightning(tmp_path: Path) -> None:
+    """Its weights have the name of an attribute in front, its optimizers are a list."""
+    torch = peer("torch", "torch")
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    run = {
+        "state_dict": {f"model.{n}": x for n, x in model.state_dict().items()},
+        "optimizer_states": [optimizer.state_dict()],
+        "hyper_parameters": {"lr": 0.1},
+    }
+    torch.save(run, tmp_path / "last.ckpt")
+    tx = dialects.torch(lr=0.1)
+    params = {"kernel": jnp.zeros((2, 1)), "bias": jnp.zeros(1)}
+    keys = {"model": "state_dict", "optimizer": "optimizer_states"}
+    moved, state = interchange.import_run(
+        tmp_path / "last.ckpt", params, tx.init(params), tx, **keys
+    )
+    expected = interchange.import_run(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict()},
+        params,
+        tx.init(params),
+        tx,
+    )
+    assert_same_bits((moved, state), expected)
+    run["optimizer_states"] *= 2
+    with pytest.raises(ValueError, match="is a list of 2: give"):
+        interchange.import_run(run, params, tx.init(params), tx, **keys)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_is_no_tensor_and_no_number_is_named() -> None:
+    torch = peer("torch", "torch")
+    nested = torch.nested.nested_tensor([torch.ones(1), torch.ones(2)])
+    tx = dialects.torch()
+    place = tx.init({"w": jnp.ones(2)})
+
+    def run(value: Any, params: Any = (0,)) -> Any:
+        slots = {"step": 1.0, "square_avg": value}
+        return {"state": {0: slots}, "param_groups": [{"params": list(params)}]}
+
+    with pytest.raises(
+        ValueError, match=r"`state\[0\]\['square_avg'\]` must be an array"
+    ):
+        interchange.import_state(run(nested), place, tx)
+    with pytest.raises(ValueError, match=r"list of numbers in `params`.*got \[False\]"):
+        interchange.import_state(run(torch.ones(2), [False]), place, tx)
+    for weights, said in (({0: torch.ones(2)}, "0: tensor"), ({"w": nested}, "'w': ")):
+        with pytest.raises(ValueError, match=f"from names to tensors.*got {said}"):
+            interchange.import_params(weights, {"w": jnp.ones(2)})
 
 
 def test_frozen_parameters_keep_what_they_have() -> None:
