@@ -65,6 +65,12 @@ def test_files_that_are_linked_exist(name: str) -> None:
         assert (page.parent / link).exists(), link
 
 
+@pytest.mark.parametrize("name", PAGES[2:])
+def test_a_doctest_of_the_site_is_marked_as_one(name: str) -> None:
+    """The site copies its code without the output, and ruff formats it."""
+    assert "```python\n>>>" not in (ROOT / name).read_text()
+
+
 # Beside the parameters and their groups, what a framework's line says, ours says too.
 SAME_ARGUMENTS = {
     "keras.optimizers.RMSprop": "rmsprop",
