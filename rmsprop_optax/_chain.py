@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._config import RmspropConfig, is_on
@@ -71,7 +72,7 @@ def _gradient(config: RmspropConfig) -> Stages:
     """What happens to the gradient before RMSprop sees it."""
     axis_name = config.axis_name
     if config.maximize:
-        yield optax.scale(-1.0)
+        yield optax.stateless_with_tree_map(lambda g, _: jnp.negative(g))
     if config.clipvalue is not None:
         yield clip_by_value(config.clipvalue)
     if config.clipnorm is not None:

@@ -1,6 +1,7 @@
 """Which dtype computes, and which is stored."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -58,6 +59,27 @@ def narrow(update: Any, dtype: Any) -> jax.Array:
 def as_number(x: Any) -> jax.Array:
     """A number as an array of a strong dtype; a weak one is converted for each leaf."""
     return cast(x, jnp.result_type(x))
+
+
+def by_parts(fn: Callable[..., Any], *xs: jax.Array) -> Any:
+    """``fn`` of real arrays; of complex ones, of their real and of their imaginary parts.
+
+    For products with real numbers: a complex product with a real number adds 0 times the
+    other part, which is NaN where that is infinite. A complex quotient does too.
+    """
+    if not any(map(jnp.iscomplexobj, xs)):
+        return fn(*xs)
+    return jax.lax.complex(fn(*(x.real for x in xs)), fn(*(x.imag for x in xs)))
+
+
+def multiplied(x: jax.Array, factor: Any) -> Any:
+    """``x`` times a real number, in the precision of ``x``."""
+    return by_parts(lambda part: part * real_like(factor, part), x)
+
+
+def divided(x: jax.Array, divisor: Any) -> Any:
+    """``x`` divided by a real number, in the precision of ``x``."""
+    return by_parts(lambda part: part / real_like(divisor, part), x)
 
 
 def real_like(scalar: Any, x: jax.Array) -> jax.Array:

@@ -202,7 +202,7 @@ def read_for(
                 f"{framework} has a second moment for each part of a complex parameter, "
                 f"the state has one for both parts of {shared}: use `dialects.torch`."
             )
-    return current if step is None else current._replace(updates=step)
+    return current if step is None else current._replace(updates=int(step))
 
 
 def write(opt_state: PyTree, slots: Slots) -> PyTree:

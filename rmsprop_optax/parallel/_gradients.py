@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rmsprop_optax._foundation._axes import names_of, varying_axes
-from rmsprop_optax._foundation._dtypes import narrow, wide_dtype
+from rmsprop_optax._foundation._dtypes import divided, narrow, wide_dtype
 from rmsprop_optax._foundation._trees import is_gradient_leaf, is_leaf
 from rmsprop_optax._foundation._types import AxisName, PyTree
 from rmsprop_optax.parallel._loss_terms import Aux
@@ -106,8 +106,8 @@ def _over_micro_steps(
         if leaf is None:
             return None
         if is_gradient_leaf(leaf):
-            return rows.map_values(lambda values: values / count).sum_stacked()
-        return narrow(total / count, leaf.dtype)
+            return rows.map_values(lambda x: divided(x, count)).sum_stacked()
+        return narrow(divided(total, count), leaf.dtype)
 
     grads = jax.tree.map(mean, like.grads, totals.grads, rows, is_leaf=is_leaf)
     means = like.loss, like.weight, like.aux.mean
@@ -125,12 +125,12 @@ def mean_over_devices(leaf: Any, axis: AxisName, dim: int | None = None) -> Any:
     if is_gradient_leaf(leaf):
         return leaf.mean_over_devices(axis)
     if dim is None:
-        return jax.lax.pmean(leaf, axis)
+        return divided(jax.lax.psum(leaf, axis), jax.lax.axis_size(axis))
     # One axis name after the other: over both dimensions of a torus at once, XLA for TPU
     # reduces the whole array and cuts it then.
     for name in names_of(axis):
         leaf = jax.lax.psum_scatter(leaf, name, scatter_dimension=dim, tiled=True)
-    return leaf / jax.lax.axis_size(axis)
+    return divided(leaf, jax.lax.axis_size(axis))
 
 
 def as_varying(x: Any, axis: AxisName) -> Any:

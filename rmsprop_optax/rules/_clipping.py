@@ -3,18 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from rmsprop_optax._foundation._dtypes import real_like
+from rmsprop_optax._foundation._dtypes import by_parts, multiplied
 from rmsprop_optax._foundation._types import Scalar
 
 
 def clip_by_value(g: jax.Array, max_delta: Scalar) -> jax.Array:
     """Each value into [-max_delta, max_delta]; of a complex one, both parts."""
-    if jnp.iscomplexobj(g):
-        return jax.lax.complex(
-            jnp.clip(g.real, -max_delta, max_delta),
-            jnp.clip(g.imag, -max_delta, max_delta),
-        )
-    return jnp.clip(g, -max_delta, max_delta)
+    return by_parts(lambda part: jnp.clip(part, -max_delta, max_delta), g)
 
 
 def clip_by_norm(g: jax.Array, norm: jax.Array, max_norm: jax.Array) -> jax.Array:
@@ -25,4 +20,4 @@ def clip_by_norm(g: jax.Array, norm: jax.Array, max_norm: jax.Array) -> jax.Arra
     infinities, and a NaN norm makes all of it NaN.
     """
     # A product with a number: XLA on CPU writes a choice between two arrays to memory.
-    return g * real_like(1 / jnp.maximum(norm / max_norm, 1), g)
+    return multiplied(g, 1 / jnp.maximum(norm / max_norm, 1))

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from rmsprop_optax._foundation._dtypes import by_parts
 from rmsprop_optax._foundation._types import Scalar
 
 
 def average(value: jax.Array, ema: jax.Array, decay: Scalar) -> jax.Array:
     """decay ema + (1 - decay) value; finite where decay is 0 and ``ema`` is anything."""
-    return decay * ema + (1 - decay) * value
+    return by_parts(lambda ema, value: decay * ema + (1 - decay) * value, ema, value)
 
 
 def second_moment(g: jax.Array, nu: jax.Array, decay: Scalar) -> jax.Array:
@@ -32,8 +33,10 @@ def normalize(
 ) -> jax.Array:
     """g / sqrt(nu + eps), or g / (sqrt(nu) + eps)."""
     if eps_in_sqrt:
-        return g * jax.lax.rsqrt(nu + eps)
-    return g / (safe_sqrt(nu) + eps)
+        inverse = jax.lax.rsqrt(nu + eps)
+        return by_parts(lambda part: part * inverse, g)
+    root = safe_sqrt(nu) + eps
+    return by_parts(lambda part: part / root, g)
 
 
 def abs_sq(x: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from rmsprop_optax._foundation._dtypes import by_parts
 from rmsprop_optax._foundation._types import Scalar
 from rmsprop_optax.rules._moments import abs_sq, bias_correction
 
@@ -24,7 +25,7 @@ def variance(
     # From the new mean, not from the old one: then nothing but this line reads the old
     # mean, and XLA updates donated moments in place. The other form copied both of them
     # at every step, and took four to seven times as long (CPU, one leaf of 16 M).
-    mu = mu + (1 - decay) * (g - mu)
+    mu = by_parts(lambda g, mu: mu + (1 - decay) * (g - mu), g, mu)
     # Where next to nothing is kept, g - mu is rounding, and dividing it would blow it up.
     keeps = decay > jnp.finfo(nu.dtype).eps
     spread = jnp.where(keeps, (1 - decay) / jnp.where(keeps, decay, 1), 0)
@@ -52,7 +53,8 @@ def corrected_variance(
     keep = decay * bias_correction(decay, count - 1) / weight
     deviation = g - mu
     share = jnp.asarray((1 - decay) * keep).astype(nu.dtype)
-    return mu + gain * deviation, decay * nu + share * abs_sq(deviation)
+    mu = mu + by_parts(lambda part: gain * part, deviation)
+    return mu, decay * nu + share * abs_sq(deviation)
 
 
 def lazy_variance(

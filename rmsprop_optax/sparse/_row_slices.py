@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rmsprop_optax._foundation._dtypes import divided
 from rmsprop_optax._foundation._types import AxisName, Tracer
 from rmsprop_optax.sparse._opaque import unwrap_indices, wrap_indices
 from rmsprop_optax.sparse._tables import (
@@ -171,7 +172,7 @@ class RowSlices(metaclass=_NamesRemedy):
         def gather(x: jax.Array) -> jax.Array:
             return jax.lax.all_gather(x, axis_name, tiled=True, to="invarying")
 
-        values = gather(self.values / jax.lax.axis_size(axis_name))
+        values = gather(divided(self.values, jax.lax.axis_size(axis_name)))
         return self.from_sorted(
             *sum_rows(gather(self.indices), values, self.shape[0]), self.shape
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._checks import check_flag
-from rmsprop_optax._foundation._dtypes import as_number, real_like
+from rmsprop_optax._foundation._dtypes import as_number, multiplied
 from rmsprop_optax._foundation._leafwise import map_leaves
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import as_rate, next_count
@@ -77,7 +77,7 @@ def scale_by_learning_rate(
         del params
         count = state.count if rate.counts else None
         factor = as_number(sign * rate(count))
-        updates = map_leaves(lambda g: g * real_like(factor, g), updates)
+        updates = map_leaves(lambda g: multiplied(g, factor), updates)
         if count is None:
             return updates, state
         return updates, optax.ScaleByScheduleState(count=next_count(count))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._checks import check_loss_scale
-from rmsprop_optax._foundation._dtypes import as_number, cast, real_like, wide_dtype
+from rmsprop_optax._foundation._dtypes import as_number, cast, divided, wide_dtype
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._trees import is_leaf, map_values
 from rmsprop_optax._foundation._types import PyTree, Scalar
@@ -81,6 +81,6 @@ def divide_wide(updates: PyTree, scale: jax.Array) -> PyTree:
         if g is None:
             return None
         wide = map_values(lambda x: cast(x, wide_dtype(jnp.result_type(x))), g)
-        return map_values(lambda x: x / real_like(as_number(scale), x), wide)
+        return map_values(lambda x: divided(x, as_number(scale)), wide)
 
     return jax.tree.map(divide, updates, is_leaf=is_leaf)

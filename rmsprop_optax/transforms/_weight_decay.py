@@ -16,7 +16,13 @@ from rmsprop_optax._foundation._checks import (
     check_parameter_mask,
     mask_of,
 )
-from rmsprop_optax._foundation._dtypes import as_number, cast, common_dtype, real_like
+from rmsprop_optax._foundation._dtypes import (
+    as_number,
+    cast,
+    common_dtype,
+    multiplied,
+    real_like,
+)
 from rmsprop_optax._foundation._leafwise import map_leaves
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import as_decay, as_rate, next_count
@@ -103,7 +109,7 @@ def decay_weights(
 
         def rule(u: jax.Array, p: jax.Array) -> jax.Array:
             dtype = common_dtype(p.dtype, u.dtype)
-            return u - real_like(factor, u) * cast(p, dtype)
+            return u - multiplied(cast(p, dtype), real_like(factor, u))
 
         updates = map_leaves(rule, updates, params=params)
         if count is None:

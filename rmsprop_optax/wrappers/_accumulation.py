@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rmsprop_optax._foundation._alignment import MOMENTS, aligned
@@ -17,13 +18,13 @@ from rmsprop_optax._foundation._dtypes import (
     as_number,
     cast,
     common_dtype,
+    divided,
     leaf_dtype,
-    real_like,
     wide_dtype,
 )
 from rmsprop_optax._foundation._leafwise import init_moment
 from rmsprop_optax._foundation._origin import recorded
-from rmsprop_optax._foundation._schedules import is_schedule, next_count
+from rmsprop_optax._foundation._schedules import as_rate, is_schedule, next_count
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_fields import register, state_fields
 from rmsprop_optax._foundation._trees import (
@@ -35,7 +36,7 @@ from rmsprop_optax._foundation._trees import (
     rebuild,
     unbox,
 )
-from rmsprop_optax._foundation._types import Count, PyTree, Schedule
+from rmsprop_optax._foundation._types import Count, PyTree, Schedule, Tracer
 from rmsprop_optax.wrappers._cond_update import cond_update
 from rmsprop_optax.wrappers._precision import round_to
 
@@ -130,9 +131,10 @@ def accumulate_gradients(
       [`has_updated`][rmsprop_optax.has_updated] tells whether the last call was one.
 
     Raises:
-      ValueError: For a number of steps less than 1.
-      TypeError: For one that is not an integer; at the first trace, for a gradient by
-        rows without `sparse.RowSums`.
+      ValueError: For a number of steps less than 1, or a known number that a function
+        returns and that is not finite. (A traced one makes the mean NaN.)
+      TypeError: For one that is not an integer (of a function: a real scalar); at the
+        first trace, for a gradient by rows without `sparse.RowSums`.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -149,7 +151,10 @@ def accumulate_gradients(
       Keras 3, `gradient_accumulation_steps`; Optax, `MultiSteps`.
     """
     name = "gradient_accumulation_steps"
-    if not is_schedule(name, gradient_accumulation_steps):
+    schedule = None
+    if is_schedule(name, gradient_accumulation_steps):
+        schedule = as_rate(name, gradient_accumulation_steps)
+    else:
         check_whole_number(name, gradient_accumulation_steps, least=1)
     check_flag("use_grad_mean", use_grad_mean)
     adds = DenseSums() if sums is None else sums
@@ -170,16 +175,15 @@ def accumulate_gradients(
         **extra_args: Any,
     ) -> tuple[PyTree, AccumulateGradientsState]:
         every_k: Any = gradient_accumulation_steps
-        if callable(every_k):
-            calls: Any = every_k(state.gradient_step)
-            every_k = jnp.maximum(jnp.round(calls), 1)
+        if schedule is not None:
+            every_k = _calls(name, schedule(state.gradient_step))
         count = next_count(state.count)
-        is_last = count >= every_k
+        is_last = ~(count < every_k)  # where that is NaN too
 
         def mean_leaf(g: Any, total: Any) -> Any:
             if g is None or not use_grad_mean:
                 return None if g is None else total
-            return map_values(lambda x: x / real_like(as_number(every_k), x), total)
+            return map_values(lambda x: divided(x, as_number(every_k)), total)
 
         def update(total: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
             mean = jax.tree.map(mean_leaf, updates, total, is_leaf=is_leaf)
@@ -243,6 +247,17 @@ def has_updated(opt_state: PyTree) -> jax.Array:
         )
     [(_, state)] = found
     return (state.count == 0) & (state.gradient_step > 0)
+
+
+def _calls(name: str, returned: Any) -> jax.Array:
+    """The number of calls that a function returned; NaN if it is not finite."""
+    if not isinstance(returned, Tracer) and not np.isfinite(returned):
+        raise ValueError(f"`{name}` must return a finite number, it returned {returned}.")
+    calls = jnp.asarray(returned)
+    rounded = jnp.maximum(jnp.round(calls), 1)
+    if not jnp.issubdtype(calls.dtype, jnp.inexact):
+        return rounded
+    return jnp.where(jnp.isfinite(calls), rounded, jnp.nan)
 
 
 def _carried_over(g: Any, total: Any, unused: Any) -> Any:

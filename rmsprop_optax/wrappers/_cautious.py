@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._checks import checked_inner
-from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
+from rmsprop_optax._foundation._dtypes import (
+    cast,
+    leaf_dtype,
+    multiplied,
+    narrow,
+    wide_dtype,
+)
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_leaf
@@ -78,4 +84,5 @@ def _agreeing(g: Any, update: Any, where: jax.Array | None = None) -> Any:
     agrees = (wide * jnp.conj(cast(g, dtype))).real < 0
     real = agrees.astype(wide.real.dtype)
     share = jnp.mean(real, where=where)
-    return narrow(wide * (real / jnp.maximum(share, 1e-3)), leaf_dtype(update))
+    grown = real / jnp.maximum(share, 1e-3)
+    return narrow(multiplied(wide, grown), leaf_dtype(update))

@@ -252,3 +252,31 @@ def test_the_mean_is_not_rounded_before_the_float32_optimizer() -> None:
     assert second_moment(tx, jnp.full(2, 6e4, jnp.float16)) == pytest.approx(
         1.2e5**2, 1e-3
     )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_schedule_that_is_not_finite(bad: float) -> None:
+    """It would never update again, without a word."""
+    tx = accumulate_gradients(optax.identity(), lambda _: np.float32(bad))
+    g = jnp.array(1.0)
+    state = tx.init(g)
+    with pytest.raises(
+        ValueError, match=r"_steps` must return a finite.*returned -?(n|i)"
+    ):
+        tx.update(g, state)
+    tx = accumulate_gradients(optax.identity(), lambda n: jnp.where(n < 1, 2, bad))
+    update, state = jax.jit(tx.update), tx.init(g)
+    found = []
+    for _ in range(4):
+        updates, state = update(g, state)
+        found.append(float(updates))
+    np.testing.assert_array_equal(found, [0, 1, np.nan, np.nan])
+
+
+def test_a_schedule_that_returns_something_else() -> None:
+    tx = accumulate_gradients(optax.identity(), lambda _: jnp.ones(2))
+    g = jnp.array(1.0)
+    with pytest.raises(TypeError, match="_steps` must return a real scalar"):
+        tx.update(g, tx.init(g))
+    tx = accumulate_gradients(optax.identity(), lambda _: 0.2)
+    assert tx.update(g, tx.init(g))[0] == 1.0
