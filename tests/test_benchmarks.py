@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import on_device
 from benchmarks.__main__ import main
 from benchmarks.suites import NAMES
 
@@ -44,3 +45,16 @@ def test_a_quick_run_writes_a_table_a_picture_and_a_summary(
     for row in summary["peers"]["optax"]["rows"]:
         low, median, high = row["ratio"]
         assert 0 < low <= median <= high
+
+
+@pytest.mark.slow
+def test_a_small_run_on_a_device_times_each_form_and_tests_it(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert on_device.main(["--small"]) == 0
+    printed = capfd.readouterr().out
+    for name in on_device.FEW_ROWS:
+        assert f"\n| {name} | " in printed
+    assert "| 4096 rows of a table (1000, 64), row_formats | " in printed
+    assert "no time left" not in printed
+    assert printed.endswith("\npytest: exit code 0\n")
