@@ -47,10 +47,11 @@ EXAMPLES = {
 EXAMPLES |= {"rest", "graphdef", "tree", "spec"}
 # Other libraries, which are not imported here.
 OTHERS = {"nnx", "equinox", "copy", "scan", "model", "named_parameters", "state_dict"}
+OTHERS |= {"keras", "optimizers"}
 # Keys of the files of frameworks, and arguments of the functions of JAX.
 FOREIGN = {"param_groups", "param_names", "state", "step", "velocity", "iteration"}
 FOREIGN |= {"global_step", "inner_optimizer", "jax_enable_x64", "check_vma"}
-FOREIGN |= {"static_args", "hyperparam_dtype", "weights_only"}
+FOREIGN |= {"static_args", "hyperparam_dtype", "weights_only", "map_location"}
 
 
 class Message(NamedTuple):
@@ -103,7 +104,8 @@ MESSAGES = [
 
 
 def _quoted(text: str) -> list[str]:
-    return re.findall("`([^`]+)`", text)
+    """What is in backquotes, but for the end of the name of a file, `.keras`."""
+    return [found for found in re.findall("`([^`]+)`", text) if found[0] != "."]
 
 
 def _public() -> dict[str, Any]:
