@@ -129,7 +129,7 @@ def _loss_of_tables(params: Any, words: jax.Array) -> jax.Array:
     """Which of six words is the next one: of two tables, by rows."""
     here = sparse.lookup(params["from"], words[:, 0])
     others = sparse.lookup(params["to"], words[:, 1:])
-    logits = jnp.einsum("nd,nkd->nk", here, others)
+    logits = jnp.einsum("bh,bkh->bk", here, others)
     return _cross_entropy(logits, jnp.zeros(len(words), int))
 
 
