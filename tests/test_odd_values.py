@@ -122,7 +122,9 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "gradient_accumulation_steps": lambda x: callable(x) or _is_count(x),
     **dict.fromkeys(["weight_decay_mask", "mask", "sharded"], _is_mask),
     **dict.fromkeys(["axis_name", "order", "ignore", "fresh"], _is_names),
-    **dict.fromkeys(["name", "key", "optimizer_name", "description"], _is_names),
+    **dict.fromkeys(
+        ["name", "key", "optimizer_name", "description", "average_name"], _is_names
+    ),
     **dict.fromkeys(["model", "optimizer", "ignore_weights"], _is_names),
     **dict.fromkeys(["scheduler", "scaler"], _is_names),
     **dict.fromkeys(["inner", "tx"], _is_transformation),

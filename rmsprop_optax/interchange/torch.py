@@ -235,7 +235,7 @@ def transformation(
       >>> params = {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}
       >>> tx = interchange.torch.transformation(run, params)
       >>> print(describe(tx).splitlines()[1].strip())
-      v = 0.99 v + 0.01 |g|²            mean square, 0 at first
+      ν = 0.99 ν + 0.01 |g|²            mean square, 0 at first
     """
     check_name("scheduler", scheduler)
     check_whole_number("updates_per_epoch", updates_per_epoch, least=1)
