@@ -21,8 +21,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 collect_ignore = [] if "OPTAX_TEST" in os.environ else ["tests/parity/_optax_own.py"]
 
 
-TORCH = ("import_run", "export_state", "export_params", "import_params")
+TORCH = ("import_run", "export_state", "export_params", "import_params", "transformation")
 NEEDED = {f"rmsprop_optax.interchange.torch.{name}": "torch" for name in TORCH}
+NEEDED["rmsprop_optax.interchange.keras.transformation"] = "keras"
 NEEDED["rmsprop_optax.interchange.tf1.import_run"] = "tensorflow"
 
 

@@ -38,12 +38,10 @@ from flax import nnx
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from rmsprop_optax import dialects, interchange
+from rmsprop_optax import interchange
 
 COMMON: dict[str, Any] = {"momentum": 0.9, "alpha": 0.9, "eps": 1e-3}
 RATES = {"body": 3e-4, "head": 1e-3}
-# The head is the last layer, the rest is the body.
-GROUP_OF = {"conv": "body", "norm": "body", "out": "head"}
 NAMES = {"out": "classifier"}  # the layer has another name in PyTorch
 # The order in which PyTorch's optimizer got the parameters.
 ORDER = ["conv/kernel", "conv/bias", "norm/scale", "norm/bias", "out/kernel", "out/bias"]
@@ -111,10 +109,7 @@ def train_here(steps: int, file: Path, *, with_state: bool) -> Iterator[Any]:
     """Reads the checkpoint, goes on, and yields the parameters after each step."""
     graphdef, state = nnx.split(Net(nnx.Rngs(0)), nnx.Param)
     params = nnx.to_pure_dict(state)
-    tx = optax.partition(
-        {name: dialects.torch(rate, **COMMON) for name, rate in RATES.items()},
-        lambda params: {name: GROUP_OF[name] for name in params},
-    )
+    tx = interchange.torch.transformation(file, params, names=NAMES, order=ORDER)
     params, opt_state = interchange.torch.import_run(
         file, params, tx.init(params), tx, names=NAMES, order=ORDER
     )

@@ -118,12 +118,15 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(["ema_overwrite_frequency", "overwrite_frequency"], _is_count),
     **dict.fromkeys(["dynamic_growth_steps", "max_consecutive_errors"], _is_count),
     **dict.fromkeys(["block_size", "min_size", "seed", "micro_steps"], _is_count),
-    **dict.fromkeys(["max_to_keep", "step"], _is_count),
+    **dict.fromkeys(["max_to_keep", "step", "updates_per_epoch"], _is_count),
     "gradient_accumulation_steps": lambda x: callable(x) or _is_count(x),
     **dict.fromkeys(["weight_decay_mask", "mask", "sharded"], _is_mask),
     **dict.fromkeys(["axis_name", "order", "ignore", "fresh"], _is_names),
-    **dict.fromkeys(["name", "key", "optimizer_name", "description"], _is_names),
+    **dict.fromkeys(
+        ["name", "key", "optimizer_name", "description", "average_name"], _is_names
+    ),
     **dict.fromkeys(["model", "optimizer", "ignore_weights"], _is_names),
+    **dict.fromkeys(["scheduler", "scaler"], _is_names),
     **dict.fromkeys(["inner", "tx"], _is_transformation),
     **dict.fromkeys(["loss_fn", "ids", "value_and_grad", "exclude"], callable),
 }
@@ -135,9 +138,9 @@ DATA = {"params", "updates", "opt_state", "loss", "tree", "state", "foreign", "l
 DATA |= {"table", "indices", "values", "shape"}
 
 
-def _torch_state() -> Any:
+def _torch_state(**numbers: Any) -> Any:
     slots = {"step": 1.0, "square_avg": np.ones(2, np.float32)}
-    return {"state": {0: slots}, "param_groups": [{"params": [0]}]}
+    return {"state": {0: slots}, "param_groups": [{"params": [0], **numbers}]}
 
 
 _KERAS = [1, 0.001, np.ones(2, np.float32)]
@@ -207,6 +210,31 @@ NEEDED: dict[str, Any] = {
         "params": _ONE,
         "opt_state": _TORCH.init(_ONE),
         "tx": _TORCH,
+    },
+    "interchange.torch.transformation": {
+        "foreign": {
+            "model": _ONE,
+            "optimizer": _torch_state(
+                lr=0.1, alpha=0.9, eps=0.1, weight_decay=0, momentum=0, centered=False
+            ),
+        },
+        "params": _ONE,
+    },
+    "interchange.keras.transformation": {
+        "foreign": types.SimpleNamespace(
+            weights=[_VARIABLE],
+            trainable_variables=[_VARIABLE],
+            optimizer=types.SimpleNamespace(
+                rho=0.9,
+                momentum=0.0,
+                epsilon=0.1,
+                centered=False,
+                weight_decay=0.1,
+                _learning_rate=0.1,
+                _use_weight_decay=lambda variable: True,
+            ),
+        ),
+        "params": _ONE,
     },
     "interchange.keras.import_params": {"foreign": _MODEL, "params": _ONE},
     "interchange.keras.export_params": {"like": _MODEL, "params": _ONE},

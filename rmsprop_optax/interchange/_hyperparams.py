@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from rmsprop_optax import dialects
 from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._configurations import visit_configurations
 from rmsprop_optax._foundation._checks import check_names, check_transformation
+from rmsprop_optax._foundation._trees import map_with_keys, path_of
 from rmsprop_optax._foundation._types import PyTree, Tracer
 from rmsprop_optax.interchange._foreign import as_number
 from rmsprop_optax.interchange._slots import Slots, parameters_like
@@ -105,7 +106,7 @@ def foreign_run(
     for name, parameter in parameters_of(dialect).items():
         if name in given and name not in ignored:
             value = given[name]
-            if value is not None and not isinstance(value, bool):
+            if not (value is None or isinstance(value, bool) or callable(value)):
                 value = as_number(value, f"`{name}` of {where}")
             flag = isinstance(parameter.default, bool)
             numbers[name] = bool(value) if flag else value
@@ -151,6 +152,26 @@ def compare(
             f"`{name}` of {run.where} is {run.numbers[name]!r}, and {mine}. {build}; or "
             f"give ignore=({name!r},) to go on with those of `tx`."
         )
+
+
+def partitioned(
+    groups: Sequence[tuple[optax.GradientTransformation, Collection[str]]], params: PyTree
+) -> optax.GradientTransformation:
+    """Each transformation for the parameters of its paths; those of none are frozen."""
+    label_of = {path: f"{i}" for i, (_, paths) in enumerate(groups) for path in paths}
+
+    def labels(params: PyTree) -> PyTree:
+        return map_with_keys(
+            lambda keys, _: label_of.get(path_of(keys), "frozen"), params
+        )
+
+    transforms: dict[Any, Any] = {f"{i}": tx for i, (tx, _) in enumerate(groups)}
+    used = set(jax.tree.leaves(labels(params)))
+    if used <= {"0"}:
+        return groups[0][0]
+    if "frozen" in used:
+        transforms["frozen"] = optax.set_to_zero()
+    return optax.partition(transforms, labels)
 
 
 def _arguments(dialect: str, config: RmspropConfig) -> dict[str, str]:

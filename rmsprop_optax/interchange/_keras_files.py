@@ -138,16 +138,20 @@ def _variables_of(kind: str) -> tuple[str, ...]:
     return ()
 
 
-def read_configuration(path: str) -> tuple[str, dict[str, Any]]:
+def read_configuration(path: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The dialect and the arguments of the optimizer in a `.keras` file.
 
-    Weights alone have no arguments.
+    And those of the LossScaleOptimizer around it, if there is one. Weights alone have no
+    arguments.
     """
     if not zipfile.is_zipfile(path):
-        return "keras", {}
+        return "keras", {}, {}
     with _reading(path), zipfile.ZipFile(path) as archive:
         compiled = _json(archive, "config.json").get("compile_config") or {}
-        optimizer = compiled.get("optimizer", {})
+        optimizer, scaling = compiled.get("optimizer", {}), {}
+        if optimizer.get("class_name") == "LossScaleOptimizer":
+            scaling = dict(optimizer["config"])
+            optimizer = scaling["inner_optimizer"]
         name, arguments = optimizer.get("class_name", "RMSprop"), optimizer.get("config")
         arguments = dict(arguments or {})
         old = False
@@ -156,7 +160,7 @@ def read_configuration(path: str) -> tuple[str, dict[str, Any]]:
             old = version.startswith("2.")
     if name.lower() != "rmsprop":
         raise ValueError(f"The file {path!r} holds the optimizer {name}, no RMSprop.")
-    return "tf_keras_2_11" if old else "keras", arguments
+    return "tf_keras_2_11" if old else "keras", arguments, scaling
 
 
 def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:

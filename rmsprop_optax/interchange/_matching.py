@@ -23,7 +23,6 @@ from rmsprop_optax._foundation._trees import (
 )
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.interchange._foreign import Convert, Place, cast_like
-from rmsprop_optax.interchange._slots import Slots
 
 Order = Iterable[str | None] | Mapping[str, str] | None
 
@@ -44,6 +43,14 @@ Layouts = Mapping[tuple[str, int], Layout]
 """By the last part of our path and the number of axes."""
 
 
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+def unwrapped(name: str, separator: str) -> str:
+    """A name without the parts that PyTorch's wrappers put into the middle of it."""
+    return separator.join(x for x in name.split(separator) if x not in _WRAPPERS)
+
+
 def match(
     paths: Mapping[str, str], names: Iterable[str], separator: str
 ) -> list[str | None]:
@@ -52,9 +59,10 @@ def match(
     ``paths`` has them by the end of a name, in whole parts between separators. Of several
     ends that a name has, the longest is taken.
     """
+    paths = {unwrapped(end, separator): path for end, path in paths.items()}
     found = []
     for name in names:
-        parts = name.split(separator)
+        parts = unwrapped(name, separator).split(separator)
         ends = (separator.join(parts[i:]) for i in range(len(parts)))
         found.append(next((paths[end] for end in ends if end in paths), None))
     return found
@@ -74,17 +82,21 @@ def paths_by_name(names: Mapping[str, Sequence[str]], argument: str) -> dict[str
 
 
 def match_parameters(
-    current: Slots, order: Order, names: Sequence[str] | None, convert: Convert | None
+    held: Mapping[str, Any],
+    order: Order,
+    names: Sequence[str] | None,
+    convert: Convert | None,
 ) -> list[Place | None]:
     """Where each parameter of the framework goes, in its order; None: not held here.
 
-    Without ``order``: as the framework's ``names`` say, else in our own order, where no
-    two parameters can be taken for one another.
+    ``held`` are the parameters, or their moments, by path. Without ``order``: as the
+    framework's ``names`` say, else in our own order, where no two parameters can be taken
+    for one another.
     """
-    paths = list(current.nu)
+    paths = list(held)
     convert = _checked_convert(convert, paths)
     if order is None:
-        found = _match_words(current, names or ()) or _own_order(current, names)
+        found = _match_words(paths, names or ()) or _own_order(held, names)
     elif isinstance(order, Mapping):
         found = _match_order(order, names)
     else:
@@ -93,7 +105,7 @@ def match_parameters(
     unknown = [path for path in chosen if path not in paths]
     if unknown:
         raise ValueError(
-            f"`order` names {unknown}, which the optimizer state does not hold. It holds "
+            f"`order` names {unknown}, and the parameters that are trained here are "
             f"{paths}."
         )
     missing = [path for path in paths if path not in chosen]
@@ -104,16 +116,16 @@ def match_parameters(
             f"{chosen} lacks {missing} and repeats {twice}."
         )
     return [
-        None if path is None else Place(path, current.nu[path], convert.get(path))
+        None if path is None else Place(path, held[path], convert.get(path))
         for path in found
     ]
 
 
-def _match_words(current: Slots, names: Sequence[str]) -> list[str | None] | None:
+def _match_words(held: Sequence[str], names: Sequence[str]) -> list[str | None] | None:
     """By names of one piece, such as ``sequential_dense_kernel``, if these pair all."""
-    paths = {_words(path): path for path in current.nu}
+    paths = {_words(path): path for path in held}
     found = match(paths, map(_words, names), "_")
-    one_to_one = None not in found and sorted(map(str, found)) == sorted(current.nu)
+    one_to_one = None not in found and sorted(map(str, found)) == sorted(held)
     return found if one_to_one else None
 
 
@@ -139,19 +151,19 @@ def _match_order(
     return found
 
 
-def _own_order(current: Slots, names: Sequence[str] | None) -> list[str | None]:
+def _own_order(held: Mapping[str, Any], names: Sequence[str] | None) -> list[str | None]:
     by_shape: dict[tuple[int, ...], list[str]] = {}
-    for path, array in current.nu.items():
+    for path, array in held.items():
         by_shape.setdefault(array.shape, []).append(path)
     for shape, alike in by_shape.items():
         if len(alike) > 1:
             named = f", and the names {list(names)} do not say" if names else ""
             raise ValueError(
                 f"Which of {alike} comes first in the framework? All have the shape "
-                f"{shape}{named}. Give `order`, the paths {sorted(current.nu)} in the "
+                f"{shape}{named}. Give `order`, the paths {sorted(held)} in the "
                 "order in which the framework has the parameters."
             )
-    return list(current.nu)
+    return list(held)
 
 
 def find_weights(
@@ -190,8 +202,8 @@ def find_weights(
     if unused:
         raise ValueError(
             f"The model has weights that are no parameters here: {unused}. Name those "
-            "that are not wanted in `ignore` (of `import_run`: `ignore_weights`), by "
-            "regular expressions."
+            "that are not wanted in `ignore` (of `import_run` and `transformation`: "
+            "`ignore_weights`), by regular expressions."
         )
     return found
 

@@ -17,7 +17,7 @@ from rmsprop_optax._foundation._trees import (
     unbox,
 )
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.interchange._foreign import cast_like
+from rmsprop_optax.interchange._foreign import cast_like, check_slot
 from rmsprop_optax.storage._low_precision import (
     LowPrecisionState,
     decode_state,
@@ -241,6 +241,33 @@ def write(opt_state: PyTree, slots: Slots) -> PyTree:
 
     filled = _map_nodes(unbox(opt_state), fill)
     return jax.tree.unflatten(jax.tree.structure(opt_state), jax.tree.leaves(filled))
+
+
+class LossScale(NamedTuple):
+    """A loss scale that adapts, and the finite steps since it changed."""
+
+    scale: float
+    count: int
+
+
+def read_loss_scale(opt_state: PyTree) -> LossScale | None:
+    """That of `dynamic_loss_scale`; None without it."""
+    found = [x for x in nodes(opt_state) if isinstance(x, DynamicLossScaleState)]
+    return LossScale(float(found[0].loss_scale), int(found[0].count)) if found else None
+
+
+def write_loss_scale(opt_state: PyTree, new: LossScale, where: str) -> PyTree:
+    """``opt_state`` with ``new`` in it, which is that of ``where``."""
+    held = read_loss_scale(opt_state) is not None
+    check_slot("a loss scale (wrap it in `dynamic_loss_scale`)", True, held, where)
+
+    def fill(node: Any) -> Any:
+        if not isinstance(node, DynamicLossScaleState):
+            return node
+        scale = cast_like(new.scale, node.loss_scale, "The loss scale", "it")
+        return node._replace(count=_count_like(node.count, new.count), loss_scale=scale)
+
+    return _map_nodes(opt_state, fill)
 
 
 def nodes(opt_state: PyTree) -> list[Any]:

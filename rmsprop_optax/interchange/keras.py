@@ -7,22 +7,27 @@ What a function does not say of its arguments is on the page of
 [`interchange`][rmsprop_optax.interchange].
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
+from rmsprop_optax._chain import build
 from rmsprop_optax._config import is_on
 from rmsprop_optax._foundation._checks import check_names
-from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax._foundation._schedules import as_rate
+from rmsprop_optax._foundation._trees import map_with_keys, path_of
+from rmsprop_optax._foundation._types import LearningRate, Mask, PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
     Place,
     Stored,
     as_count,
     as_number,
+    check_slot,
     quoted,
 )
 from rmsprop_optax.interchange._hyperparams import (
@@ -32,6 +37,7 @@ from rmsprop_optax.interchange._hyperparams import (
     configurations,
     foreign_run,
     parameters_of,
+    partitioned,
 )
 from rmsprop_optax.interchange._keras_files import (
     read_configuration,
@@ -48,10 +54,21 @@ from rmsprop_optax.interchange._matching import (
     match_parameters,
     moment_converts,
 )
-from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, read_for, write
+from rmsprop_optax.interchange._schedules import keras_schedule
+from rmsprop_optax.interchange._slots import (
+    RATE_NAMES,
+    LossScale,
+    Slots,
+    read,
+    read_for,
+    read_loss_scale,
+    write,
+    write_loss_scale,
+)
 from rmsprop_optax.interchange._tf_keras import Model, Optimizer, adapted
 from rmsprop_optax.transforms._averaging import AverageParamsState
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
+from rmsprop_optax.wrappers._loss_scale import DynamicLossScaleState, dynamic_loss_scale
 
 __all__ = [
     "LAYOUTS",
@@ -61,6 +78,7 @@ __all__ = [
     "import_run",
     "import_state",
     "save_state",
+    "transformation",
 ]
 
 LAYOUTS: Layouts = {
@@ -81,6 +99,7 @@ _SLOTS = {
     "trace": "momentum",
     "mu": "average_gradient",
 }
+_NUMBERS = ("rho", "momentum", "epsilon", "centered")
 _ITERATION, _RATE = (f"`{x}` of the Keras state" for x in ("iteration", "learning_rate"))
 
 
@@ -137,6 +156,113 @@ def import_run(
         ignore=ignore,
     )
     return moved, opt_state
+
+
+def transformation(
+    foreign: Any,
+    params: PyTree,
+    *,
+    names: Mapping[str, str] | None = None,
+    layouts: Layouts = LAYOUTS,
+    ignore_weights: Iterable[str] = _NO_WEIGHTS,
+    order: Iterable[str] | None = None,
+    learning_rate: LearningRate | None = None,
+    weight_decay_mask: Mask | None = None,
+) -> optax.GradientTransformation:
+    """The transformation that a Keras model was trained with, for `import_run`.
+
+    Args:
+      foreign: The compiled model, or its ``.keras`` file.
+      order: The parameters that are trained. None: those of
+        ``model.trainable_variables``; of a file, all.
+      learning_rate: None: the run's number or schedule.
+      weight_decay_mask: Which parameters decay. None: those that the model does not
+        exclude; a file does not tell.
+
+    Returns:
+      [`rmsprop`][rmsprop_optax.rmsprop] with the arguments of the run; under
+      `optax.partition` where parameters are not trained, and under
+      [`dynamic_loss_scale`][rmsprop_optax.dynamic_loss_scale] for a LossScaleOptimizer,
+      which Keras puts around the optimizer of a float16 run.
+
+    Raises:
+      ValueError: For an optimizer that is no RMSprop; a schedule that is not known here;
+        what a file does not tell. The error names the argument to give.
+      ImportError: For a path, where h5py is missing.
+
+    Examples:
+      >>> import jax.numpy as jnp, keras
+      >>> from rmsprop_optax import describe, interchange
+      >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="out")])
+      >>> model.compile(keras.optimizers.RMSprop(1e-2, clipnorm=1.0), "mse")
+      >>> params = {"out": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}}
+      >>> tx = interchange.keras.transformation(model, params)
+      >>> print(describe(tx).splitlines()[1].strip())
+      g = g min(1, 1 / ‖g‖)             each leaf clipped
+    """
+    foreign = adapted(foreign)
+    theirs, _ = _model_weights(foreign)
+    ignored = check_names("ignore_weights", ignore_weights)
+    weights = find_weights(params, theirs, names, layouts, None, ignored, "/")
+    optimizer = getattr(foreign, "optimizer", foreign)
+    variables = getattr(foreign, "trainable_variables", None)
+    held = {place.path: place.like for place in weights.values()}
+    if order is not None:
+        trained = list(check_names("order", order))
+        held = {path: held[path] for path in trained if path in held}
+        match_parameters(held, trained, None, None)  # raises for what is not here
+    elif variables is not None:
+        trained = [weights[variable.path].path for variable in variables]
+    else:
+        trained = list(held)
+    dialect, numbers, scaling = _configuration(optimizer)
+    missing = [name for name in _NUMBERS if name not in numbers]
+    if missing:
+        raise ValueError(
+            f"{quoted(optimizer)} does not hold {missing} of an RMSprop: give the model "
+            "that was compiled with one, or its `.keras` file."
+        )
+    if learning_rate is None:
+        learning_rate = _rate(numbers["learning_rate"])
+    as_rate("learning_rate", learning_rate)
+    numbers["learning_rate"] = learning_rate
+    config = foreign_run(dialect, numbers, "the Keras run", ()).config
+    if is_on(config.weight_decay) and weight_decay_mask is None:
+        decays = _decays_of(optimizer, variables)
+        if decays is None or variables is None:
+            raise ValueError(
+                f"{quoted(optimizer)} does not tell which parameters "
+                "`exclude_from_weight_decay` excluded: give `weight_decay_mask`, such as "
+                '`exclude_paths("bias$")`, or `lambda params: True` for none.'
+            )
+        pairs = zip(variables, decays, strict=True)
+        out = {weights[v.path].path for v, there in pairs if not there}
+        weight_decay_mask = _all_but(out) if out else None
+    tx = build(replace(config, weight_decay_mask=weight_decay_mask))
+    tx = partitioned([(tx, trained)], params)
+    if not scaling:
+        return tx
+    scale = as_number(scaling["initial_scale"], "`initial_scale` of the Keras run")
+    steps = as_count(scaling["dynamic_growth_steps"], "`dynamic_growth_steps` of it")
+    return dynamic_loss_scale(tx, scale, steps)
+
+
+def _all_but(paths: Collection[str]) -> Mask:
+    return lambda params: map_with_keys(
+        lambda keys, _: path_of(keys) not in paths, params
+    )
+
+
+def _rate(saved: Any) -> LearningRate:
+    """The learning rate of a configuration: a number, or a schedule."""
+    if hasattr(saved, "get_config"):
+        name = type(saved).__name__
+        return keras_schedule({"class_name": name, "config": saved.get_config()})
+    if isinstance(saved, Mapping):
+        return keras_schedule(saved)
+    if callable(saved):
+        raise ValueError(f"The learning rate is {saved!r}: give `learning_rate`.")
+    return as_number(_as_array(saved), _RATE)
 
 
 def import_params(
@@ -235,7 +361,8 @@ def import_state(
     ``.weights.h5`` file have only the learning rate.
 
     Args:
-      foreign: The optimizer itself, built; or the arrays of its ``variables``, in their
+      foreign: The optimizer itself, built, or the LossScaleOptimizer around it, whose
+        scale goes into `dynamic_loss_scale`; or the arrays of its ``variables``, in their
         order, as a sequence or as the mapping that ``save_own_variables`` fills; or the
         path of a ``.keras`` or ``.weights.h5`` file, which is read by h5py, without
         Keras.
@@ -265,23 +392,30 @@ def import_state(
     """
     current = read(opt_state)
     configs = configurations(tx, opt_state, current)
-    heads, rate, variables = _read(foreign, current, configs, order, convert, ignore)
+    run = _read(foreign, current, configs, order, convert, ignore)
     result: dict[str, Any] = {}
-    for slot, place, value in variables:
+    for slot, place, value in run.variables:
         key = f"`{_SLOTS[slot]}` of '{place.path}'"
         array = place.taken(value, key, square=slot == "nu")
         result.setdefault(slot, {})[place.path] = array
-    calls = as_count(heads[0], _ITERATION)
+    calls = as_count(run.heads[0], _ITERATION)
     updates, micro = divmod(calls, _steps(current, configs))
     rates = {
-        path: {name: rate for name in RATE_NAMES if name in injected}
+        path: {name: run.rate for name in RATE_NAMES if name in injected}
         for path, injected in (current.hyperparams or {}).items()
-        if rate is not None
+        if run.rate is not None
     }
     imported = Slots(
         updates=updates, micro=micro, calls=calls, hyperparams=rates, **result
     )
-    return write(opt_state, imported)
+    opt_state = write(opt_state, imported)
+    if not run.scaling:
+        return opt_state
+    scale = LossScale(
+        as_number(run.scaling[3], "`dynamic_scale` of the Keras state"),
+        as_count(run.scaling[2], "`step_counter` of the Keras state"),
+    )
+    return write_loss_scale(opt_state, scale, "The Keras state")
 
 
 def export_state(
@@ -320,24 +454,29 @@ def export_state(
       >>> interchange.keras.export_state(opt_state, variables, tx)
       [array(30, dtype=int32), array(0.01, dtype=float32), array([0., 0.], dtype=float32)]
     """
-    holds = (AverageParamsState, AccumulateGradientsState)
+    holds = (AverageParamsState, AccumulateGradientsState, DynamicLossScaleState)
     current = read_for("Keras's RMSprop", opt_state, step, holds)
     configs = configurations(tx, opt_state, current)
-    heads, rate, variables = _read(like, current, configs, order, convert, ignore)
+    run = _read(like, current, configs, order, convert, ignore)
+    scale = read_loss_scale(opt_state)
+    check_slot("a loss scale", bool(run.scaling), scale is not None, "`like`")
     k = _steps(current, configs)
     if current.updates is not None:
         calls = current.updates * k + current.micro
     elif current.calls is not None:  # the average of the weights counts calls
         calls = current.calls
     else:
-        calls = as_count(heads[0], _ITERATION) // k * k + current.micro
+        calls = as_count(run.heads[0], _ITERATION) // k * k + current.micro
     # Keras's int32 keeps the remainder, by which it tells when to update.
     beyond = max(0, calls - np.iinfo(np.int32).max)
     result: list[np.ndarray] = [np.asarray(calls - -(-beyond // k) * k, np.int32)]
-    if len(heads) == 2:
+    if scale is not None:
+        counter, factor = np.asarray(scale.count, np.int32), np.float32(scale.scale)
+        result[:0] = [*map(np.asarray, run.scaling[:2]), counter, np.asarray(factor)]
+    if len(run.heads) == 2:
         ours = current.learning_rate
-        result.append(np.asarray(rate if ours is None else ours, np.float32))
-    for slot, place, old in variables:
+        result.append(np.asarray(run.rate if ours is None else ours, np.float32))
+    for slot, place, old in run.variables:
         array = place.converted(getattr(current, slot)[place.path])
         if array.shape != np.shape(old):
             raise ValueError(
@@ -392,6 +531,20 @@ def _as_array(variable: Any) -> np.ndarray | Stored:
     return value if isinstance(value, Stored) else np.asarray(value)
 
 
+class _Run(NamedTuple):
+    """What an optimizer of Keras holds.
+
+    ``scaling`` are the variables of a LossScaleOptimizer around it, if there is one;
+    ``heads`` its own iteration, and the rate if that is a variable. Each of the
+    ``variables`` is its slot, where it goes, and its value.
+    """
+
+    scaling: list[Any]
+    heads: list[Any]
+    rate: float | None
+    variables: list[tuple[str, Place, Any]]
+
+
 def _read(
     foreign: Any,
     current: Slots,
@@ -399,45 +552,51 @@ def _read(
     order: Iterable[str] | None,
     convert: Convert | None,
     ignore: Iterable[str],
-) -> tuple[list[Any], float | None, list[tuple[str, Place, Any]]]:
-    """The iteration (and the rate), the rate or None, and each slot with its value.
-
-    The numbers of the run are those of ``configs``.
-    """
+) -> _Run:
+    """An optimizer with the numbers of ``configs``."""
     foreign = adapted(foreign)
     if isinstance(foreign, Model):
         foreign = foreign.optimizer
     if foreign is None:
         raise ValueError("The model has no optimizer: it is not compiled or not saved.")
+    if hasattr(foreign, "optimizers"):
+        raise ValueError(
+            f"{quoted(foreign)} has a state for each of its `optimizers`: give one by "
+            "one, each with the state in `inner_states` of `optax.partition` that has "
+            "its parameters, the transformation of that part, and `order`."
+        )
     values = _values(foreign)
-    dialect, numbers = _configuration(foreign)
+    dialect, numbers, _ = _configuration(foreign)
     current.check_rate_place(True, "Keras", dialect)
     order = None if order is None else check_names("order", order)
     held = [slot for slot in _SLOTS if getattr(current, slot) is not None]
     n = len(current.nu)
     heads = len(values) - n * len(held)
-    if heads not in (1, 2):
+    # Of a LossScaleOptimizer: `iteration`, `learning_rate`, `step_counter`,
+    # `dynamic_scale`.
+    scaling = values[:4] if heads in (5, 6) else []
+    if heads - len(scaling) not in (1, 2):
         counted = ", ".join(f"{n} `{_SLOTS[slot]}`" for slot in held)
         raise ValueError(
             f"The Keras state has {len(values)} variables; with the options of the "
             f"optimizer state it would be `iteration`, `learning_rate` (not with a "
-            f"schedule), {counted}. Build the transformation with the options of the "
-            "run; the state of a LossScaleOptimizer is that of its `inner_optimizer`."
+            f"schedule), {counted}. Build the transformation with the options of the run."
         )
     start = heads + held.index("nu") * n
     names = _parameter_names(foreign, slice(start, start + n))
-    found = match_parameters(current, order, names, convert)
-    places = [place for place in found if place is not None]
+    matched = match_parameters(current.nu, order, names, convert)
+    places = [place for place in matched if place is not None]
     # The rate is a number of its own in tf.keras; a schedule is none.
     rate = numbers.get("learning_rate") if dialect != "keras" else None
-    rate = values[1] if heads == 2 else rate
+    own = values[len(scaling) : heads]
+    rate = own[1] if len(own) == 2 else rate
     rate = None if isinstance(rate, Mapping) or rate is None else as_number(rate, _RATE)
     decays = _decays(foreign, places, configs)
     _compare(dialect, numbers, rate, places, decays, configs, current, ignore)
     slots = [(slot, place) for slot in held for place in places]
     variables = zip(slots, values[heads:], strict=True)
     placed = [(slot, place, value) for (slot, place), value in variables]
-    return values[:heads], rate, placed
+    return _Run(scaling, own, rate, placed)
 
 
 def _values(foreign: Any) -> list[Any]:
@@ -490,9 +649,6 @@ def _compare(
     ignored = check_ignored(ignore, dialect)
     numbers = dict(given)
     numbers.pop("learning_rate", None)  # the variable has the last one
-    if not numbers.get("use_ema"):
-        numbers.pop("ema_momentum", None)
-        numbers.pop("ema_overwrite_frequency", None)
     if rate is not None:
         numbers["learning_rate"] = rate
     decaying = foreign_run(dialect, numbers, "the Keras run", ignored)
@@ -509,27 +665,47 @@ def _compare(
 def _decays(foreign: Any, where: list[Place], configs: Configs) -> list[bool]:
     """Which parameters decay in Keras, in the order of ``where``.
 
-    The optimizer knows what `exclude_from_weight_decay` excluded. A file does not: then
-    it is what `tx` excludes, if some parameters decay at all.
+    A file does not tell: then it is what `tx` excludes, if some decay at all.
     """
-    if isinstance(foreign, Optimizer) and foreign.decays is not None:
-        return foreign.decays
-    decays = getattr(foreign, "_use_weight_decay", None)
-    variables = getattr(foreign, "_trainable_variables", None)
-    if variables and decays is not None:
-        return [bool(decays(variable)) for variable in variables]
+    known = _decays_of(foreign, getattr(foreign, "_trainable_variables", None))
+    if known is not None:
+        return known
     here = [bool(is_on(configs[place.path].weight_decay)) for place in where]
     return here if any(here) else [True] * len(where)
 
 
-def _configuration(foreign: Any) -> tuple[str, Mapping[str, Any]]:
-    """The dialect of the optimizer, and its arguments where they are known."""
-    if isinstance(foreign, (str, PathLike)):
-        return read_configuration(fspath(foreign))
+def _decays_of(foreign: Any, variables: Sequence[Any] | None) -> list[bool] | None:
+    """Which decay after `exclude_from_weight_decay`; None where that is not known."""
     if isinstance(foreign, Optimizer):
-        return foreign.dialect, foreign.numbers
-    names = [name for name in parameters_of("keras") if hasattr(foreign, name)]
-    return "keras", {name: getattr(foreign, name) for name in names}
+        return foreign.decays
+    foreign = getattr(foreign, "inner_optimizer", foreign)
+    decays = getattr(foreign, "_use_weight_decay", None)
+    if not variables or decays is None:
+        return None
+    return [bool(decays(variable)) for variable in variables]
+
+
+def _configuration(foreign: Any) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
+    """The dialect of the optimizer, and its arguments where they are known.
+
+    And those of a LossScaleOptimizer around it.
+    """
+    scaling: Mapping[str, Any] = {}
+    if isinstance(foreign, (str, PathLike)):
+        dialect, numbers, scaling = read_configuration(fspath(foreign))
+    elif isinstance(foreign, Optimizer):
+        dialect, numbers = foreign.dialect, dict(foreign.numbers)
+    else:
+        if hasattr(foreign, "inner_optimizer"):
+            scaling, foreign = vars(foreign), foreign.inner_optimizer
+        names = [name for name in parameters_of("keras") if hasattr(foreign, name)]
+        dialect, numbers = "keras", {name: getattr(foreign, name) for name in names}
+        # The property calls a schedule.
+        numbers["learning_rate"] = getattr(foreign, "_learning_rate", None)
+    if not numbers.get("use_ema"):
+        numbers.pop("ema_momentum", None)
+        numbers.pop("ema_overwrite_frequency", None)
+    return dialect, numbers, scaling
 
 
 def _steps(current: Slots, configs: Configs) -> int:

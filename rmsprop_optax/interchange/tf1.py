@@ -259,7 +259,7 @@ def _places(
     wanted = wanted_layouts(current.nu, names, {}, "/")
     ends = {path: layout.names for path, layout in wanted.items()}
     variables = paths_by_name(ends, "names")
-    places = match_parameters(current, list(variables.values()), None, convert)
+    places = match_parameters(current.nu, list(variables.values()), None, convert)
     pairs = zip(variables, places, strict=True)
     return {variable: place for variable, place in pairs if place is not None}
 

@@ -5,7 +5,7 @@ What a function does not say of its arguments is on the page of
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rmsprop_optax._foundation._checks import check_name, check_names
-from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax._chain import build
+from rmsprop_optax._foundation._checks import check_name, check_names, check_whole_number
+from rmsprop_optax._foundation._schedules import as_rate
+from rmsprop_optax._foundation._types import LearningRate, PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
     Place,
@@ -36,6 +38,7 @@ from rmsprop_optax.interchange._hyperparams import (
     compare,
     configurations,
     foreign_run,
+    partitioned,
 )
 from rmsprop_optax.interchange._matching import (
     Layout,
@@ -47,7 +50,26 @@ from rmsprop_optax.interchange._matching import (
     match_parameters,
     moment_converts,
 )
-from rmsprop_optax.interchange._slots import RATE_NAMES, Slots, read, read_for, write
+from rmsprop_optax.interchange._slots import (
+    RATE_NAMES,
+    LossScale,
+    Slots,
+    read,
+    read_for,
+    write,
+    write_loss_scale,
+)
+from rmsprop_optax.interchange._torch_runs import (
+    as_given,
+    by_number,
+    is_list_of,
+    names_of,
+    order_of_model,
+    scaling_of,
+    scheduled,
+    state_dicts,
+)
+from rmsprop_optax.wrappers._loss_scale import dynamic_loss_scale
 
 __all__ = [
     "LAYOUTS",
@@ -56,6 +78,7 @@ __all__ = [
     "import_params",
     "import_run",
     "import_state",
+    "transformation",
 ]
 
 Foreign = Mapping[str, Any] | str | PathLike[str]
@@ -73,6 +96,8 @@ LAYOUTS: Layouts = {
 """How PyTorch keeps the weights of Flax's `Linear`, `Conv`, `Embed` and norms."""
 
 _BUFFERS = (r"\bnum_batches_tracked$", r"\brunning_(mean|var)$", "^n_averaged$")
+# What every RMSprop has in its groups; other optimizers have no `alpha`.
+_NUMBERS = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered")
 _SLOTS = {"nu": "square_avg", "mu": "grad_avg", "trace": "momentum_buffer"}
 
 
@@ -84,6 +109,7 @@ def import_run(
     *,
     model: str = "model",
     optimizer: str = "optimizer",
+    scaler: str = "scaler",
     names: Mapping[str, str] | None = None,
     layouts: Layouts = LAYOUTS,
     convert: Convert | None = None,
@@ -95,9 +121,12 @@ def import_run(
     """Weights and optimizer state of a PyTorch checkpoint, in one call.
 
     Args:
-      foreign: A checkpoint with the state dictionaries of both, or its path.
+      foreign: A checkpoint with the state dictionaries of both, or its path; or the live
+        model and optimizer in their place, which tell the ``order`` too.
       model: The key of the model's state dictionary.
       optimizer: The key of the optimizer's.
+      scaler: The key of the `GradScaler`'s. If it is there, its scale and its count go
+        into the state of [`dynamic_loss_scale`][rmsprop_optax.dynamic_loss_scale].
       order: None: the names in the optimizer's state; without names, for one parameter
         group, the order of the model's weights.
       fresh: As for [`import_state`][rmsprop_optax.interchange.torch.import_state].
@@ -122,22 +151,13 @@ def import_run(
       ...     run, params, tx.init(params), tx
       ... )
     """
-    if isinstance(foreign, (str, PathLike)):
-        foreign = _load(foreign, None)
-    for name, key in (("model", model), ("optimizer", optimizer)):
-        check_name(name, key)
-        if not isinstance(foreign, Mapping) or key not in foreign:
-            there = list(foreign) if isinstance(foreign, Mapping) else type(foreign)
-            raise ValueError(
-                f"The checkpoint lacks {key!r}, which `{name}` names: {there}."
-            )
-    theirs = _weights_of(foreign[model], None)
-    state_dict = _state_dict_of(foreign[optimizer], None)
+    run = _read_run(foreign, model, optimizer)
+    theirs, state_dict = run[model], run[optimizer]
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, convert, ignored, ".")
     held = read(opt_state).nu
     if order is None:
-        order = _order_of_model(weights, theirs, state_dict["param_groups"], held)
+        order = order_of_model(weights, theirs, state_dict["param_groups"], held)
     moved = import_weights(params, weights, theirs.__getitem__)
     opt_state = import_state(
         state_dict,
@@ -148,31 +168,113 @@ def import_run(
         ignore=ignore,
         fresh=fresh,
     )
+    scaling = scaling_of(run, scaler)
+    if scaling is not None:
+        scale = as_number(scaling["scale"], f"`scale` of {scaler!r}")
+        count = as_count(scaling["_growth_tracker"], f"`_growth_tracker` of {scaler!r}")
+        opt_state = write_loss_scale(opt_state, LossScale(scale, count), repr(scaler))
     return moved, opt_state
 
 
-def _order_of_model(
-    weights: Mapping[str, Place],
-    theirs: Mapping[str, Any],
-    groups: list[Any],
-    held: Collection[str],
-) -> Order:
-    """Our paths in the optimizer's order; None for a parameter that is frozen here.
+def _read_run(foreign: Any, model: str, optimizer: str) -> dict[str, Any]:
+    """The state dictionaries of a checkpoint or its file by key."""
+    if isinstance(foreign, (str, PathLike)):
+        foreign = _load(foreign, None)
+    run = state_dicts(foreign, model, optimizer)
+    weights, state = run[model], run[optimizer]
+    known = {model: _weights_of(weights, None), optimizer: _state_dict_of(state, None)}
+    return run | known
 
-    The optimizer names its parameters, or has those of the model, in one group.
+
+def transformation(
+    foreign: Foreign,
+    params: PyTree,
+    *,
+    model: str = "model",
+    optimizer: str = "optimizer",
+    scheduler: str = "scheduler",
+    scaler: str = "scaler",
+    names: Mapping[str, str] | None = None,
+    layouts: Layouts = LAYOUTS,
+    ignore_weights: Iterable[str] = _BUFFERS,
+    order: Order = None,
+    lr: LearningRate | Sequence[LearningRate] | None = None,
+    updates_per_epoch: int = 1,
+) -> optax.GradientTransformation:
+    """The transformation that a PyTorch run was trained with, for `import_run`.
+
+    The optimizer tells its dialect and the numbers of each group, the scheduler the
+    learning rates. What the loop does by itself (clipping, accumulation, averages of the
+    weights) is in no checkpoint: put it around the result.
+
+    Args:
+      foreign: As for [`import_run`][rmsprop_optax.interchange.torch.import_run].
+      scheduler: The key of the scheduler's state dictionary. A run without one had none.
+      scaler: The key of the `GradScaler`'s; it becomes
+        [`dynamic_loss_scale`][rmsprop_optax.dynamic_loss_scale].
+      lr: The learning rate of all groups, or a list with one for each. None: that of the
+        scheduler, or the number in the group.
+      updates_per_epoch: How many updates there are between two steps of the scheduler.
+
+    Returns:
+      A dialect; `optax.partition` of several for several groups, or where parameters are
+      not trained.
+
+    Raises:
+      ValueError: For an optimizer that is no RMSprop; a scheduler that is not known here
+        or not found (give ``lr``), or not at the step of the optimizer; what does not
+        fit, by key and path.
+      ImportError: For a path, where torch is missing.
+
+    Examples:
+      >>> import jax.numpy as jnp, torch
+      >>> from rmsprop_optax import describe, interchange
+      >>> net = torch.nn.Linear(3, 2)
+      >>> optimizer = torch.optim.RMSprop(net.parameters(), lr=1e-2, momentum=0.9)
+      >>> run = {"model": net, "optimizer": optimizer}
+      >>> params = {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}
+      >>> tx = interchange.torch.transformation(run, params)
+      >>> print(describe(tx).splitlines()[1].strip())
+      ν = 0.99 ν + 0.01 |g|²            mean square, 0 at first
     """
-    paths = {n: x.path if x.path in held else None for n, x in weights.items()}
-    named = _names_of(groups)
-    if named is not None:
-        if not set(named) <= set(paths):
-            # The error says which are unknown.
-            return {place.path: name for name, place in weights.items()}
-        return [paths[name] for name in named]
-    if len(groups) > 1:
-        return None
-    order = [paths[name] for name in theirs if name in paths]
-    trained = [path for path in order if path is not None]
-    return trained if len(groups[0]["params"]) == len(trained) else order
+    check_name("scheduler", scheduler)
+    check_whole_number("updates_per_epoch", updates_per_epoch, least=1)
+    run = _read_run(foreign, model, optimizer)
+    theirs, state_dict = run[model], run[optimizer]
+    ignored = check_names("ignore_weights", ignore_weights)
+    weights = find_weights(params, theirs, names, layouts, None, ignored, ".")
+    held = {place.path: place.like for place in weights.values()}
+    if order is None:
+        order = order_of_model(weights, theirs, state_dict["param_groups"], held)
+    elif not isinstance(order, Mapping):
+        order = check_names("order", order, optional=True)
+    if order is not None:
+        held = {path: held[path] for path in order if path in held}
+    groups = _read_groups(state_dict, held, order, None, "The PyTorch state")
+    scaling = scaling_of(run, scaler)
+    rates: list[Any] = list(lr) if isinstance(lr, (list, tuple)) else [lr] * len(groups)
+    if len(rates) != len(groups):
+        raise ValueError(f"`lr` has {len(rates)} rates, the run {len(groups)} groups.")
+    if lr is None and (scheduler in run or "initial_lr" in groups[0].numbers):
+        skips = scaling is not None
+        rates = scheduled(run, scheduler, state_dict, updates_per_epoch, skips=skips)
+    built = []
+    for group, rate in zip(groups, rates, strict=True):
+        check_keys(group.numbers, list(group.numbers), _NUMBERS, group.key)
+        numbers = dict(group.numbers)
+        if rate is not None:
+            as_rate("lr", rate)
+            numbers["lr"] = rate
+        if numbers.get("decoupled_decay") and numbers.get("corrected_weight_decay"):
+            numbers["max_lr"] = numbers.get("max_lr_snapshot")
+        config = foreign_run(group.dialect, numbers, group.key, ()).config
+        built.append((build(config), [place.path for place in group.held.values()]))
+    tx = partitioned(built, params)
+    if scaling is None:
+        return tx
+    scale = as_number(scaling["scale"], f"`scale` of {scaler!r}")
+    steps = as_count(scaling["growth_interval"], f"`growth_interval` of {scaler!r}")
+    return dynamic_loss_scale(tx, scale, steps)
 
 
 def import_params(
@@ -287,8 +389,9 @@ def import_state(
     `jax.tree.leaves` (dictionaries are sorted by key).
 
     Args:
-      foreign: What ``optimizer.state_dict()`` returned; or the path of a file that
-        `torch.save` wrote, which is read with ``weights_only=True``, without pickle.
+      foreign: What ``optimizer.state_dict()`` returned, or `get_optimizer_state_dict` of
+        `torch.distributed`, nested or flat; or the path of a file that `torch.save`
+        wrote, which is read with ``weights_only=True``, without pickle.
       tx: [`dialects.torch`][rmsprop_optax.dialects], or `optax.partition` of several for
         parameter groups; `dialects.timm` for a run of timm's RMSpropTF. The numbers of
         each group must be those of its parameters here.
@@ -326,7 +429,7 @@ def import_state(
     state_dict = _state_dict_of(foreign, key)
     state = state_dict["state"]
     current = read(opt_state)
-    groups = _read_groups(state_dict, current, order, convert, "The PyTorch state")
+    groups = _read_groups(state_dict, current.nu, order, convert, "The PyTorch state")
     _compare(groups, configurations(tx, opt_state, current), current, ignore)
     taken = _not_fresh(fresh, groups, state)
     check_keys(state, list(taken), list(taken), "`state` of the PyTorch state")
@@ -403,9 +506,9 @@ def export_state(
       tensor([4., 9.])
     """
     torch = _import_torch()
-    like = _state_dict_of(like, None)
+    given, like = like, _state_dict_of(like, None)
     current = read_for("PyTorch", opt_state, step)
-    groups = _read_groups(like, current, order, convert, "`like`")
+    groups = _read_groups(like, current.nu, order, convert, "`like`")
     count = current.updates
     if count is None:
         theirs = like["state"].items()
@@ -432,7 +535,8 @@ def export_state(
                     f"The optimizer state, for {group.key} with "
                     f"{option}={group.numbers.get(option)!r},",
                 )
-    return {"state": state, "param_groups": [dict(group.numbers) for group in groups]}
+    numbers = [dict(group.numbers) for group in groups]
+    return as_given({"state": state, "param_groups": numbers}, given)
 
 
 class _Group(NamedTuple):
@@ -459,30 +563,26 @@ class _Group(NamedTuple):
 
 def _read_groups(
     state_dict: Mapping[str, Any],
-    current: Slots,
+    here: Mapping[str, Any],
     order: Order,
     convert: Convert | None,
     whose: str,
 ) -> list[_Group]:
     """The groups, once their parameters are matched to ours."""
     groups = state_dict["param_groups"]
-    for numbers in groups:
-        # PyTorch's momentum has the rate outside, timm's inside if not told otherwise.
-        inside = numbers.get("lr_in_momentum", False)
-        current.check_rate_place(inside, "PyTorch", "timm" if inside else "torch")
-    names = _names_of(groups)
+    names = names_of(groups)
     if order is None and names is None and len(groups) > 1:
         raise ValueError(
             f"{whose} has {len(groups)} parameter groups and no names. Give `order`, the "
-            f"paths {sorted(current.nu)} in the order in which the optimizer got the "
+            f"paths {sorted(here)} in the order in which the optimizer got the "
             "parameters, group after group."
         )
-    places = match_parameters(current, order, names, convert)
+    places = match_parameters(here, order, names, convert)
     count = sum(len(numbers["params"]) for numbers in groups)
     if len(places) != count:
         raise ValueError(
-            f"{whose} has {count} parameters, the optimizer state has {len(places)}: "
-            f"{[place and place.path for place in places]}."
+            f"{whose} has {count} parameters, and {len(places)} are trained here: "
+            f"{[place and place.path for place in places]}. Give `order`."
         )
     rest = iter(places)
     found = []
@@ -491,13 +591,6 @@ def _read_groups(
         held = {index: place for index, place in where.items() if place is not None}
         found.append(_Group(f"`param_groups[{i}]`", numbers, held))
     return found
-
-
-def _names_of(groups: list[Any]) -> list[str] | None:
-    """PyTorch's names of the parameters, where it keeps them."""
-    if not all("param_names" in group for group in groups):
-        return None
-    return [name for group in groups for name in group["param_names"]]
 
 
 def _compare(
@@ -509,6 +602,9 @@ def _compare(
     """
     ignored = check_ignored(ignore, "torch", "timm")
     for group in groups:
+        # PyTorch's momentum has the rate outside, timm's inside if not told otherwise.
+        inside = group.numbers.get("lr_in_momentum", False)
+        current.check_rate_place(inside, "PyTorch", "timm" if inside else "torch")
         run = foreign_run(group.dialect, group.numbers, group.key, ignored)
         for place in group.held.values():
             moved = group.injected(place.path, current).values()
@@ -609,6 +705,7 @@ def _state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
             f"{name} must be a mapping with `state` and `param_groups`, as "
             f"`optimizer.state_dict()` returns it, got {type(foreign).__name__}."
         )
+    foreign = by_number(foreign)
     if not {"state", "param_groups"} <= set(foreign):
         raise ValueError(
             f"{name} must hold `state` and `param_groups`, got {list(foreign)}: if the "
@@ -616,7 +713,7 @@ def _state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
         )
     groups, state = foreign["param_groups"], foreign["state"]
     entries = state.values() if isinstance(state, Mapping) else [state]
-    if not all(isinstance(x, Mapping) and _is_list_of(str, list(x)) for x in entries):
+    if not all(isinstance(x, Mapping) and is_list_of(str, list(x)) for x in entries):
         raise ValueError(f"{name} has no mapping of slots in each entry of `state`.")
     if not isinstance(groups, (list, tuple)):
         raise ValueError(
@@ -626,7 +723,7 @@ def _state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
         if not isinstance(group, Mapping) or "params" not in group:
             raise ValueError(f"{name} lacks `param_groups[{i}]['params']`.")
         params, names = group["params"], group.get("param_names", [])
-        if not _is_list_of(int, params) or not _is_list_of(str, names):
+        if not is_list_of(int, params) or not is_list_of(str, names):
             raise ValueError(
                 f"`param_groups[{i}]` of {name} must have a list of numbers in `params` "
                 f"and of names in `param_names`, got {quoted(params)} and "
@@ -636,12 +733,6 @@ def _state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"{name} has a parameter twice in `param_groups`: {numbers}.")
     return foreign
-
-
-def _is_list_of(kind: type, value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(
-        isinstance(x, kind) and not isinstance(x, bool) for x in value
-    )
 
 
 def _weights_of(foreign: Any, key: str | None) -> Mapping[str, Any]:

@@ -497,7 +497,7 @@ def test_steps_that_differ_are_named() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"order": ["v"]}, r"`order` names \['v'\].*It holds \['w'\]"),
+        ({"order": ["v"]}, r"`order` names \['v'\].*trained here are \['w'\]"),
         ({"order": ["w", "w"]}, r"repeats \['w'\]"),
         ({"order": []}, r"`order` must name every parameter once.*\['w'\]"),
         ({"order": {"w": "weight"}}, "has no `param_names`"),

@@ -95,22 +95,12 @@ def test_a_two_group_torch_run_goes_on_here(tmp_path: Path) -> None:
     real.save(run, tmp_path / "run.pt")
     train(100)
     graphdef, params = nnx.split(net, nnx.Param)
-    labels = {"conv": "body", "norm": "body", "head": "head"}
-    parts: dict[str, Any] = {
-        "body": dialects.torch(1e-3, momentum=0.9, eps=0.1),
-        "head": dialects.torch(3e-3, momentum=0.9, eps=0.1),
-    }
-
-    def label(params: Any) -> Any:
-        return {name: labels[name] for name in params}
-
-    tx = optax.partition(parts, label)
     pure = nnx.to_pure_dict(params)
     order = ["conv/kernel", "conv/bias", "norm/scale", "norm/bias"]
     order += ["head/kernel", "head/bias"]
-    mine, state = torch.import_run(
-        tmp_path / "run.pt", pure, tx.init(pure), tx, names=NAMES, order=order
-    )
+    given: dict[str, Any] = {"names": NAMES, "order": order}
+    tx = torch.transformation(tmp_path / "run.pt", pure, **given)
+    mine, state = torch.import_run(tmp_path / "run.pt", pure, tx.init(pure), tx, **given)
 
     @jax.jit
     def step(mine: Any, state: Any) -> Any:
@@ -126,6 +116,8 @@ def test_a_two_group_torch_run_goes_on_here(tmp_path: Path) -> None:
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), mine, after
     )
+    with pytest.raises(ValueError, match=r"2 parameter groups and no names.*`order`"):
+        torch.transformation(tmp_path / "run.pt", pure, names=NAMES)
     with pytest.raises(ValueError, match=r"2 parameter groups and no names.*`order`"):
         torch.import_run(tmp_path / "run.pt", pure, tx.init(pure), tx, names=NAMES)
 
