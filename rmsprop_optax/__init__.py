@@ -22,6 +22,7 @@ Modules::
 Transformations, for a chain of your own::
 
     scale_by_rms, scale_by_stddev                       the second moment, the variance
+    scale_by_row_rms                                    a second moment for each row
     clip_by_value, clip_by_norm, clip_by_global_norm
     scale_by_learning_rate, decay_weights, average_params
     unscale_loss, zeros_for_missing
@@ -74,6 +75,10 @@ from rmsprop_optax.transforms._scale_by_rms import (
     ScaleByRmsWithCountState,
     scale_by_rms,
 )
+from rmsprop_optax.transforms._scale_by_row_rms import (
+    ScaleByRowRmsState,
+    scale_by_row_rms,
+)
 from rmsprop_optax.transforms._scale_by_stddev import (
     ScaleByStddevState,
     ScaleByStddevWithCountState,
@@ -111,6 +116,7 @@ __all__ = [
     "MomentStorage",
     "ScaleByLearningRateState",
     "ScaleByRmsWithCountState",
+    "ScaleByRowRmsState",
     "ScaleByStddevState",
     "ScaleByStddevWithCountState",
     "SkipNonfiniteState",
@@ -142,6 +148,7 @@ __all__ = [
     "rmsprop",
     "scale_by_learning_rate",
     "scale_by_rms",
+    "scale_by_row_rms",
     "scale_by_stddev",
     "scale_loss",
     "skip_nonfinite",

@@ -34,9 +34,9 @@ def rmsprop(
     ema_overwrite_frequency: Count | None = None,
     name: str = "rmsprop",
     *,
-    ema_per_update: bool = False,
     loss_scale_factor: Scalar | None = None,
     gradient_accumulation_steps: Count | None = None,
+    ema_per_update: bool = False,
     nesterov: bool = False,
     weight_decay_mask: Mask | None = None,
     eps_in_sqrt: bool = True,
@@ -95,15 +95,14 @@ def rmsprop(
       ema_overwrite_frequency: After so many iterations the weights become their average,
         at least 1; None: never.
       name: The label of the step in traces and profiles (`jax.named_scope`).
-      ema_per_update: Whether the average moves once every
-        ``gradient_accumulation_steps`` calls, and not at every call, as in Keras.
       loss_scale_factor: What [`scale_loss`][rmsprop_optax.scale_loss] multiplies the
         loss by, and what gradients are divided by, greater than 0. For a scale that
         adapts, see [`dynamic_loss_scale`][rmsprop_optax.dynamic_loss_scale].
       gradient_accumulation_steps: k, at least 2: one update every k calls, with the mean
         gradient. The schedule sees calls: the t-th update (from 0) uses its value at
-        t k + k - 1. The average of the weights moves at every call, as in Keras, and
-        its iterations are calls // k.
+        t k + k - 1. The iterations of the average of the weights are calls // k.
+      ema_per_update: Whether that average moves once every k calls, and not at every
+        call, as in Keras.
       nesterov: Whether the momentum is Nesterov's; needs ``momentum``, which may be 0.
       weight_decay_mask: Which parameters decay: a tree of booleans, or a function of the
         parameters that returns one, such as ``exclude_paths("bias", "norm")``.
@@ -195,9 +194,9 @@ def rmsprop(
             use_ema=use_ema,
             ema_momentum=ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
-            ema_per_update=ema_per_update,
             loss_scale_factor=loss_scale_factor,
             gradient_accumulation_steps=gradient_accumulation_steps,
+            ema_per_update=ema_per_update,
             accumulate_rows=accumulate_rows,
             skip_nonfinite=skip_nonfinite,
             moment_storage=moment_storage,

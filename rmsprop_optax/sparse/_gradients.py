@@ -2,12 +2,19 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rmsprop_optax._foundation._checks import check_flag, check_function
+from rmsprop_optax._foundation._checks import (
+    check_flag,
+    check_function,
+    check_mapping,
+    check_whole_number,
+)
 from rmsprop_optax._foundation._trees import (
     Keys,
     is_inexact,
@@ -19,13 +26,20 @@ from rmsprop_optax._foundation._trees import (
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.sparse._lookup import TableView
 from rmsprop_optax.sparse._row_slices import RowSlices
-from rmsprop_optax.sparse._tables import as_ids, get_rows, replicated, unique_rows
+from rmsprop_optax.sparse._tables import (
+    as_ids,
+    get_rows,
+    replicated,
+    sum_rows,
+    unique_rows,
+)
 
 
 def value_and_grad(
     loss_fn: Callable[..., Any],
     ids: Callable[..., Mapping[str, Any]],
     has_aux: bool = False,
+    padding_idx: Mapping[str, int] | None = None,
 ) -> Callable[..., tuple[Any, PyTree]]:
     """`jax.value_and_grad` with the gradients of tables by rows.
 
@@ -45,6 +59,9 @@ def value_and_grad(
         announced makes the loss NaN. A table that is not in the mapping gets a dense
         gradient.
       has_aux: Whether the loss returns something else beside its value.
+      padding_idx: A mapping from the path of a table to an id that stands for no word:
+        `lookup` returns its row, which gets no gradient and never moves, as in PyTorch's
+        `nn.Embedding`.
 
     Returns:
       A function of the arguments of ``loss_fn`` that returns ``(value, grads)``, or
@@ -73,10 +90,13 @@ def value_and_grad(
     check_function("loss_fn", loss_fn)
     check_function("ids", ids)
     check_flag("has_aux", has_aux)
+    padding = {} if padding_idx is None else padding_idx
+    check_mapping("padding_idx", padding, partial(check_whole_number, least=0))
 
     def value_and_grad_fn(params: PyTree, *args: Any, **kwargs: Any) -> Any:
         _check_nothing_is_lost(params)
         rows_of = _row_ids(params, ids(params, *args, **kwargs))
+        _check_padding(padding, params, rows_of)
 
         def gather(keys: Keys, leaf: Any) -> Any:
             return get_rows(leaf, rows_of[keys]) if keys in rows_of else leaf
@@ -87,7 +107,11 @@ def value_and_grad(
         def as_rows(keys: Keys, g: Any, leaf: Any) -> Any:
             if keys not in rows_of:
                 return g
-            return RowSlices.from_sorted(rows_of[keys], g, leaf.shape)
+            rows, height = rows_of[keys], leaf.shape[0]
+            free = padding.get(path_of(keys))
+            if free is not None:
+                rows, g = sum_rows(jnp.where(rows == free, height, rows), g, height)
+            return RowSlices.from_sorted(rows, g, leaf.shape)
 
         leaves, structure = jax.tree.flatten(map_with_keys(gather, params))
         trained = {i: leaf for i, leaf in enumerate(leaves) if is_inexact(leaf)}
@@ -122,6 +146,20 @@ def _check_nothing_is_lost(params: PyTree) -> None:
             "nnx.split(model, nnx.Param, ...)`, merge it in the loss with `copy=True`, "
             "and return the rest as aux: see the guide on modules."
         )
+
+
+def _check_padding(
+    padding: Mapping[str, int], params: PyTree, rows_of: dict[Keys, jax.Array]
+) -> None:
+    leaves = leaves_with_keys(params)
+    heights = {path_of(keys): x.shape[0] for keys, x in leaves if keys in rows_of}
+    unknown = [path for path in padding if path not in heights]
+    if unknown:
+        raise ValueError(
+            f"`padding_idx` names {unknown}, and `ids` announces ids of {list(heights)}."
+        )
+    for path, free in padding.items():
+        as_ids(np.asarray(free), heights[path], f"`padding_idx['{path}']`")
 
 
 def _row_ids(params: PyTree, wanted: Mapping[str, Any]) -> dict[Keys, jax.Array]:

@@ -38,6 +38,7 @@ TABLE: dict[str, Callable[[], optax.GradientTransformation]] = {
     "scale_by_rms, corrected, eps outside": lambda: ro.scale_by_rms(
         eps_in_sqrt=False, bias_correction=True, initial_scale=1.0
     ),
+    "scale_by_row_rms": ro.scale_by_row_rms,
     "scale_by_stddev": ro.scale_by_stddev,
     "scale_by_stddev, corrected": lambda: ro.scale_by_stddev(
         eps=1e-3, bias_correction=True

@@ -92,6 +92,47 @@ def test_equal_to_the_bit(loss: Callable[..., Any], jitted: bool) -> None:
     np.testing.assert_array_equal(grads["dense"], dense["dense"])
 
 
+@pytest.mark.parametrize("free", [3, 49, 10])
+def test_a_padding_row_is_read_and_never_moves(free: int) -> None:
+    """Id 10 is not looked up."""
+    padding = {"encoder/embedding": free, "bias": free}
+    params = _params()
+    grad_fn = jax.jit(sparse.value_and_grad(_plain, _announced, padding_idx=padding))
+    value, grads = grad_fn(params, IDS)
+    dense_value, dense = jax.value_and_grad(_plain)(params, IDS)
+    assert value == dense_value
+    found = grads["encoder"]["embedding"]
+    expected = dense["encoder"]["embedding"].at[free].set(0.0)
+    np.testing.assert_allclose(found.to_dense(), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        grads["bias"].to_dense(), dense["bias"].at[free].set(0.0), rtol=1e-6
+    )
+    assert free not in found.indices
+    assert found.indices.tolist() == sorted(found.indices.tolist())
+    tx = rmsprop(0.1, momentum=0.9, weight_decay=0.1, use_ema=True)
+    state = tx.init(params)
+    table = params["encoder"]["embedding"]
+    for _ in range(2):
+        updates, state = tx.update(grad_fn(params, IDS)[1], state, params)
+        params = optax.apply_updates(params, updates)
+    moved = np.any(np.asarray(params["encoder"]["embedding"] != table), axis=1)
+    assert np.flatnonzero(moved).tolist() == [i for i in (0, 3, 7, 49) if i != free]
+
+
+def test_padding_that_is_none() -> None:
+    with pytest.raises(TypeError, match=r"`padding_idx\['bias'\]` must be an integer"):
+        sparse.value_and_grad(_plain, _announced, padding_idx={"bias": 1.5})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"`padding_idx\['bias'\]` must be an integer"):
+        sparse.value_and_grad(_plain, _announced, padding_idx={"bias": -1})
+    for padding, words in (
+        ({"dense": 0}, r"names \['dense'\]"),
+        ({"bias": 50}, "50 rows"),
+    ):
+        grad_fn = sparse.value_and_grad(_plain, _announced, padding_idx=padding)
+        with pytest.raises(ValueError, match=words):
+            grad_fn(_params(), IDS)
+
+
 def test_numpy_tables_and_ids() -> None:
     """As they come from a file: in the loss, the gradients and the update."""
     params, ids = jax.device_get(_params()), np.asarray(IDS)
