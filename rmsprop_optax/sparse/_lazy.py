@@ -47,10 +47,11 @@ def lazy(
 
     Args:
       inner: Any transformation whose state keeps separate values for each row of a
-        table: arrays with the rows of the parameter along their first axis, in a tree
-        that `optax.tree.map_params` finds. The new values of a row are computed from the
-        gradient of that row, at each call: a transformation that adds gradients up over
-        several calls can't be lazy, and those that are known are refused.
+        table: arrays with the rows of the parameter along their first axis, or of one
+        number a row, in a tree that `optax.tree.map_params` finds. The new values of a
+        row are computed from the gradient of that row, at each call: a transformation
+        that adds gradients up over several calls can't be lazy, and those that are known
+        are refused.
 
     Returns:
       A transformation with the state of ``inner``. Updates of a table are `RowSlices`,
@@ -162,7 +163,10 @@ def _check_rows(keys: Keys, owner: Owner, shape: tuple[int, ...], g: RowSlices) 
             "rows each: accumulate around `lazy`, as in `accumulate_gradients("
             "sparse.lazy(tx), k, sparse.RowSums(...))`."
         )
-    if len(shape) != len(g.shape) or shape[0] != g.shape[0]:
+    rows, *others = g.shape
+    # One number a row, unless it could as well be one a column.
+    is_one = len(shape) == 1 and rows not in others
+    if shape[0] != rows or not (is_one or len(shape) == len(g.shape)):
         raise ValueError(
             f"Gradient '{path_of(owner.keys)}' comes by rows and has shape {g.shape}. "
             f"The state '{path_of(keys)}' of shape {shape} can't be cut by these rows. "
