@@ -14,7 +14,6 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rmsprop_optax._foundation._types import PyTree, Tracer
 
@@ -257,14 +256,6 @@ def check_transformation(name: str, value: Any) -> None:
             f"`{name}` must be an Optax transformation, such as `rmsprop()`, got "
             f"{value!r}."
         )
-
-
-def checked_inner(
-    inner: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
-    """The ``inner`` of a wrapper, which takes extra arguments whether it uses them."""
-    check_transformation("inner", inner)
-    return optax.with_extra_args_support(inner)
 
 
 def check_function(name: str, value: Any) -> None:

@@ -6,13 +6,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._checks import checked_inner
+from rmsprop_optax._foundation._missing_gradients import (
+    checked_inner,
+    no_gradient,
+    no_rows,
+    no_weights,
+    shapes_of,
+)
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_leaves import Init, Owner, owners_of
 from rmsprop_optax._foundation._trees import (
     Keys,
-    is_inexact,
     is_leaf,
     leaves_with_keys,
     map_with_keys,
@@ -42,10 +47,11 @@ def lazy(
 
     Args:
       inner: Any transformation whose state keeps separate values for each row of a
-        table: arrays with the rows of the parameter along their first axis, in a tree
-        that `optax.tree.map_params` finds. The new values of a row are computed from the
-        gradient of that row, at each call: a transformation that adds gradients up over
-        several calls can't be lazy, and those that are known are refused.
+        table: arrays with the rows of the parameter along their first axis, or of one
+        number a row, in a tree that `optax.tree.map_params` finds. The new values of a
+        row are computed from the gradient of that row, at each call: a transformation
+        that adds gradients up over several calls can't be lazy, and those that are known
+        are refused.
 
     Returns:
       A transformation with the state of ``inner``. Updates of a table are `RowSlices`,
@@ -85,19 +91,17 @@ def lazy(
         if not any(g is None or isinstance(g, RowSlices) for g in grads):
             return inner_update(updates, state, params, **extra_args)
         cuts = _cuts(inner_init, state, updates)
-        # The shapes of parameters without a gradient, as far as their moments tell.
-        shapes = {c.owner.keys: c.shape for c in cuts if c.owner and c.g is None}
+        leaves, treedef = jax.tree.flatten(state)
+        moments = [(cut.owner, x) for cut, x in zip(cuts, leaves, strict=True)]
+        shapes = shapes_of(params, moments)
         weights = params
         if params is not None:
-            leaves_of = leaves_with_keys(params)
-            shapes |= {keys: jnp.shape(p) for keys, p in leaves_of if is_inexact(p)}
             weights = jax.tree.map(_take_param, updates, params, is_leaf=is_leaf)
         dense = map_with_keys(
             lambda keys, g: _dense(g, shapes.get(keys)), updates, is_leaf=is_leaf
         )
         if any(isinstance(g, RowSlices) for g in grads):
             extra_args["where"] = jax.tree.map(_where, updates, dense, is_leaf=is_leaf)
-        leaves, treedef = jax.tree.flatten(state)
         rows = [cut.take(x) for cut, x in zip(cuts, leaves, strict=True)]
         new, state = inner_update(dense, treedef.unflatten(rows), weights, **extra_args)
         changed = zip(cuts, leaves, treedef.flatten_up_to(state), strict=True)
@@ -113,21 +117,19 @@ class _Cut(NamedTuple):
     Attributes:
       owner: The parameter that it belongs to; None: the array is used whole.
       g: The gradient of that parameter: `RowSlices`, or None for no gradient.
-      shape: The shape of the array.
     """
 
     owner: Owner | None
     g: RowSlices | None
-    shape: tuple[int, ...]
 
     def take(self, x: Any) -> Any:
         """The rows that are touched. In the padding nothing divides by zero."""
         if self.owner is None:
             return x
+        if self.g is None:
+            return no_rows(x, self.owner)
         fill = 1 if self.owner.part.holds == "second_moment" else 0
-        if self.g is not None:
-            return get_rows(jnp.asarray(x), self.g.indices, fill)
-        return x[:0] if self.shape else jnp.full_like(x, fill)
+        return get_rows(jnp.asarray(x), self.g.indices, fill)
 
     def put(self, x: Any, rows: Any) -> Any:
         """The array with new rows, in its own dtype."""
@@ -149,7 +151,7 @@ def _cuts(inner_init: Init, state: PyTree, updates: PyTree) -> list[_Cut]:
             _check_rows(keys, owner, shape, g)
         elif g is not None:  # a dense gradient, or one number for a whole table
             owner, g = None, None
-        cuts.append(_Cut(owner, g, shape))
+        cuts.append(_Cut(owner, g))
     return cuts
 
 
@@ -161,7 +163,10 @@ def _check_rows(keys: Keys, owner: Owner, shape: tuple[int, ...], g: RowSlices) 
             "rows each: accumulate around `lazy`, as in `accumulate_gradients("
             "sparse.lazy(tx), k, sparse.RowSums(...))`."
         )
-    if len(shape) != len(g.shape) or shape[0] != g.shape[0]:
+    rows, *others = g.shape
+    # One number a row, unless it could as well be one a column.
+    is_one = len(shape) == 1 and rows not in others
+    if shape[0] != rows or not (is_one or len(shape) == len(g.shape)):
         raise ValueError(
             f"Gradient '{path_of(owner.keys)}' comes by rows and has shape {g.shape}. "
             f"The state '{path_of(keys)}' of shape {shape} can't be cut by these rows. "
@@ -175,9 +180,7 @@ def _check_rows(keys: Keys, owner: Owner, shape: tuple[int, ...], g: RowSlices) 
 
 def _take_param(g: Any, p: Any) -> Any:
     if g is None:
-        if not is_inexact(p):
-            return None
-        return p[:0] if jnp.ndim(p) else p
+        return no_weights(p)
     if not isinstance(g, RowSlices):
         return p
     if jnp.shape(p) != g.shape:
@@ -192,9 +195,7 @@ def _dense(g: Any, shape: tuple[int, ...] | None) -> Any:
     """What ``inner`` sees of a gradient: an array, of no rows where there is none."""
     if isinstance(g, RowSlices):
         return g.values
-    if g is None and shape is not None:
-        return jnp.zeros((0, *shape[1:]) if shape else ())
-    return g
+    return no_gradient(shape) if g is None else g
 
 
 def _where(g: Any, dense: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from rmsprop_optax._foundation._axes import varying_seed
-from rmsprop_optax._foundation._checks import checked_inner
+from rmsprop_optax._foundation._missing_gradients import checked_inner
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states, is_inside_check
 from rmsprop_optax._foundation._state_fields import register, state_fields

@@ -60,8 +60,9 @@ class MomentStorage:
         where columns differ in magnitude; arrays of one axis are cut into blocks of 128.
       rounding: ``"stochastic"`` or ``"nearest"``. A dtype of 32 bits or more does not
         need it.
-      min_size: Moments of smaller leaves are stored unchanged; None: 4096 for
-        ``"int8"``, else 0.
+      min_size: Moments of smaller leaves are stored unchanged. None: 0; for ``"int8"``
+        4096, and leaves of one axis are stored unchanged too, whose blocks would reach
+        over the rows of a table.
       exclude: A function of the path of a parameter (``encoder/bias``) and of the
         parameter. It returns True if the moments should be stored unchanged.
       fields: What the fields of the inner state hold, by name: ``"second_moment"``,
@@ -146,13 +147,13 @@ class MomentStorage:
 
     def includes(self, path: str, param: Any) -> bool:
         """Whether the moments of a parameter are stored this way."""
-        least = self.min_size
-        if least is None:
-            least = _LEAST_IN_BLOCKS if self.in_blocks else 0
         shape = np.shape(param) if not hasattr(param, "shape") else param.shape
-        size = int(np.prod(shape))
-        # Blocks need an axis, and something on it.
-        if size < least or (self.in_blocks and not (shape and size)):
+        size, least, axes = int(np.prod(shape)), self.min_size or 0, 0
+        if self.in_blocks:
+            axes = 1  # blocks need an axis, and something on it
+            if self.min_size is None:
+                least, axes = _LEAST_IN_BLOCKS, 2
+        if size < max(least, axes) or len(shape) < axes:
             return False
         return self.exclude is None or not self.exclude(path, param)
 

@@ -12,7 +12,6 @@ from rmsprop_optax._foundation._alignment import MOMENTS, aligned
 from rmsprop_optax._foundation._checks import (
     check_flag,
     check_whole_number,
-    checked_inner,
 )
 from rmsprop_optax._foundation._dtypes import (
     as_number,
@@ -23,6 +22,7 @@ from rmsprop_optax._foundation._dtypes import (
     wide_dtype,
 )
 from rmsprop_optax._foundation._leafwise import init_moment
+from rmsprop_optax._foundation._missing_gradients import checked_inner
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import as_rate, is_schedule, next_count
 from rmsprop_optax._foundation._state_check import check_states

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import (
     cast,
     leaf_dtype,
@@ -16,6 +15,7 @@ from rmsprop_optax._foundation._dtypes import (
     narrow,
     wide_dtype,
 )
+from rmsprop_optax._foundation._missing_gradients import checked_inner
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_leaf

@@ -11,8 +11,8 @@ import optax
 from rmsprop_optax._foundation._checks import (
     check_loss_scale,
     check_whole_number,
-    checked_inner,
 )
+from rmsprop_optax._foundation._missing_gradients import checked_inner
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._state_check import check_states

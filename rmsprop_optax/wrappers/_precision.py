@@ -8,8 +8,8 @@ import jax
 import optax
 
 from rmsprop_optax._foundation._axes import sharded_like
-from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import cast, leaf_dtype, narrow, wide_dtype
+from rmsprop_optax._foundation._missing_gradients import checked_inner
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf, map_values
@@ -66,7 +66,7 @@ def keep_update_dtypes(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """Rounds the updates of ``inner`` to the dtypes of the gradients."""
-    inner_init, inner_update = checked_inner(inner)
+    inner_init, inner_update = optax.with_extra_args_support(inner)
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
@@ -78,14 +78,9 @@ def keep_update_dtypes(
 
 
 def keep_types(old: PyTree, new: PyTree) -> PyTree:
-    """``new`` in the dtypes and shardings of ``old``: Optax's follow the gradients'.
-
-    Where Optax makes a moment None for want of a gradient, the old one stays.
-    """
+    """``new`` in the dtypes and shardings of ``old``: Optax's follow the gradients'."""
 
     def keep(old_leaf: Any, leaf: Any) -> Any:
-        if leaf is None:
-            return old_leaf
         if not hasattr(leaf, "dtype"):
             return leaf
         return sharded_like(cast(leaf, old_leaf.dtype), old_leaf)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax._foundation._axes import check_axis_name
-from rmsprop_optax._foundation._checks import check_whole_number, checked_inner
+from rmsprop_optax._foundation._checks import check_whole_number
+from rmsprop_optax._foundation._missing_gradients import checked_inner
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import next_count
 from rmsprop_optax._foundation._state_check import check_states

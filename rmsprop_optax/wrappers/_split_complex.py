@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._checks import checked_inner
 from rmsprop_optax._foundation._dtypes import common_dtype, leaf_dtype, real_dtype
+from rmsprop_optax._foundation._missing_gradients import checked_inner
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_inexact, is_leaf
