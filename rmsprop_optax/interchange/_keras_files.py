@@ -28,7 +28,7 @@ _WEIGHTS = "model.weights.h5"
 _GROUP = "optimizer/vars"
 _NO_LAYERS = ("vars", "optimizer", "metrics")
 _DEPTH = 64  # of groups: Keras has two for each model inside a model
-_NAME = 1000  # characters of a layer's name
+_NAME = 256  # characters of a layer's name
 _CONFIGURATION = 2**24  # bytes: as lists of Python, JSON takes 20 times as many
 
 
@@ -213,10 +213,11 @@ def _datasets(weights: Any, path: str) -> list[Any]:
             "the optimizer itself."
         )
     group = weights[_GROUP]
-    missing = [str(i) for i in range(len(group)) if str(i) not in group]
+    there, names = set(group), [str(i) for i in range(len(group))]
+    missing = [name for name in names if name not in there]
     if missing:
         raise RefusedError(f"The file {path!r} lacks {_GROUP!r} {missing}.")
-    return [_own(group, str(i), path) for i in range(len(group))]
+    return [_own(group, name, path) for name in names]
 
 
 def _is_own(group: Any, name: str, kind: type) -> bool:
