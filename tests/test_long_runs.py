@@ -104,12 +104,23 @@ def test_the_average_overwrites_in_time(k: int, frequency: int) -> None:
         assert state.count >= k
 
 
-@pytest.mark.parametrize("frequency", [None, 2**31 - 1])
-def test_without_overwriting_the_count_of_an_average_stays(frequency: Any) -> None:
-    tx = ro.average_params(0.5, frequency, 8)
-    state = tx.init(PARAMS)._replace(count=jnp.int32(LARGEST))
-    _, state = tx.update(GRADIENT, state, PARAMS)
-    assert state.count == LARGEST
+@pytest.mark.parametrize(("k", "frequency"), [(1, None), (7, None), (8, 2**31 - 1)])
+def test_an_average_of_updates_goes_on_without_overwriting(
+    k: int, frequency: Any
+) -> None:
+    tx = ro.average_params(0.5, frequency, k, per_update=True)
+    update, state = jax.jit(tx.update), tx.init(PARAMS)
+    start = LARGEST - 2
+    state = state._replace(count=jnp.int32(start))
+    for call in range(start, start + 20):
+        before = np.asarray(state.ema["w"])
+        updates, state = update(GRADIENT, state, PARAMS)
+        moves = call % k == k - 1
+        new = PARAMS["w"] + GRADIENT["w"]
+        expected = (before + new) / 2 if moves else before
+        np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
+        np.testing.assert_array_equal(updates["w"], GRADIENT["w"])
+        assert state.count > LARGEST - k - 2
 
 
 def test_a_row_that_was_touched_as_often() -> None:

@@ -155,12 +155,11 @@ def average_params(
 
 
 def _period(every_k: Count, overwrite_frequency: Count | None) -> Any:
-    """The calls from one overwriting to the next; 1 if none comes in an int32."""
-    most = jnp.iinfo(jnp.int32).max // every_k
+    """After how many calls all repeats, but for overwriting that an int32 can't count."""
     if overwrite_frequency is None:
-        return 1
-    comes = overwrite_frequency < most
-    return jnp.where(comes, every_k * jnp.minimum(overwrite_frequency, most), 1)
+        return every_k
+    fits = overwrite_frequency < jnp.iinfo(jnp.int32).max // every_k
+    return every_k * jnp.where(fits, overwrite_frequency, 1)
 
 
 def _copy(p: Any) -> jax.Array | None:
