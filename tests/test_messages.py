@@ -44,7 +44,7 @@ EXAMPLES = {
     "opt_state",
     "state",
 }
-EXAMPLES |= {"rest", "graphdef", "tree", "spec"}
+EXAMPLES |= {"rest", "graphdef", "tree", "spec", "f"}
 # Other libraries, which are not imported here.
 OTHERS = {"nnx", "equinox", "copy", "scan", "model", "named_parameters", "state_dict"}
 OTHERS |= {"keras", "optimizers"}
@@ -52,6 +52,8 @@ OTHERS |= {"keras", "optimizers"}
 FOREIGN = {"param_groups", "param_names", "state", "step", "velocity", "iteration"}
 FOREIGN |= {"global_step", "inner_optimizer", "jax_enable_x64", "check_vma"}
 FOREIGN |= {"static_args", "hyperparam_dtype", "weights_only", "map_location"}
+FOREIGN |= {"dynamic_scale", "step_counter", "inner_states", "exclude_from_weight_decay"}
+FOREIGN |= {"initial_lr", "scale", "growth_interval", "_growth_tracker", "cycle_momentum"}
 
 
 class Message(NamedTuple):
