@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import dialects
+from rmsprop_optax import dialects, sparse
 from rmsprop_optax.sparse import RowSlices
 from tests.parity._installed import peer
 
@@ -95,3 +95,26 @@ def test_the_published_sparse_cases(case: Any) -> None:
             var = var - mom
         np.testing.assert_allclose(params[row], var, rtol=1e-6)
         assert params[1 - row] == start[1 - row]
+
+
+def test_the_padding_row_of_torch() -> None:
+    """Its value is read; it gets no gradient."""
+    torch = peer("torch", "torch")
+    table, ids = _draw("float32")[0], np.array([[3, 0, 3], [7, 0, 1]])
+    embedding = torch.nn.Embedding.from_pretrained(
+        torch.from_numpy(table.copy()), freeze=False, padding_idx=0
+    )
+    loss = torch.tanh(embedding(torch.from_numpy(ids))).sum()
+    loss.backward()
+
+    def loss_fn(table: Any, ids: Any) -> Any:
+        return jnp.sum(jnp.tanh(sparse.lookup(table, ids)))
+
+    root = "<the root>"
+    grad_fn = sparse.value_and_grad(
+        loss_fn, lambda table, ids: {root: ids}, padding_idx={root: 0}
+    )
+    value, grads = jax.jit(grad_fn)(table, ids)
+    np.testing.assert_allclose(value, loss.detach(), rtol=1e-5)
+    assert not grads.to_dense()[0].any()
+    np.testing.assert_allclose(grads.to_dense(), embedding.weight.grad, rtol=1e-5)

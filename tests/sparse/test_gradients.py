@@ -100,12 +100,12 @@ def test_a_padding_row_is_read_and_never_moves(free: int) -> None:
     grad_fn = jax.jit(sparse.value_and_grad(_plain, _announced, padding_idx=padding))
     value, grads = grad_fn(params, IDS)
     dense_value, dense = jax.value_and_grad(_plain)(params, IDS)
-    assert value == dense_value
+    np.testing.assert_allclose(value, dense_value, rtol=1e-6)
     found = grads["encoder"]["embedding"]
     expected = dense["encoder"]["embedding"].at[free].set(0.0)
-    np.testing.assert_allclose(found.to_dense(), expected, rtol=1e-6)
+    np.testing.assert_allclose(found.to_dense(), expected, rtol=1e-5)
     np.testing.assert_allclose(
-        grads["bias"].to_dense(), dense["bias"].at[free].set(0.0), rtol=1e-6
+        grads["bias"].to_dense(), dense["bias"].at[free].set(0.0), rtol=1e-5
     )
     assert free not in found.indices
     assert found.indices.tolist() == sorted(found.indices.tolist())
