@@ -111,7 +111,9 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(["bias_correction", "skip_nonfinite", "maximize"], _is_flag),
     **dict.fromkeys(["decoupled_decay", "corrected_weight_decay"], _is_flag),
     **dict.fromkeys(["lr_in_momentum", "caution"], _is_flag),
-    **dict.fromkeys(["flip_sign", "from_initial"], _is_flag),
+    **dict.fromkeys(
+        ["flip_sign", "from_initial", "per_update", "ema_per_update"], _is_flag
+    ),
     **dict.fromkeys(["capturable", "foreach", "differentiable"], _is_ignored),
     **dict.fromkeys(["jit_compile", "use_locking"], _is_ignored),
     **dict.fromkeys(["use_grad_mean", "has_aux", "weighted"], _is_flag),
@@ -132,10 +134,20 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 }
 # Of several kinds: taken or refused, but never with another error.
 ANYTHING = {"accumulate_rows", "moment_storage", "storage", "kind", "rounding", "fields"}
-ANYTHING |= {"sums", "convert", "names", "mesh", "patterns", "layouts", "aux_reduction"}
+ANYTHING |= {
+    "tables",
+    "padding_idx",
+    "sums",
+    "convert",
+    "names",
+    "mesh",
+    "patterns",
+    "layouts",
+    "aux_reduction",
+}
 # Data of a call, checked against the state or the parameters when it is traced.
 DATA = {"params", "updates", "opt_state", "loss", "tree", "state", "foreign", "like"}
-DATA |= {"table", "indices", "values", "shape"}
+DATA |= {"table", "average", "indices", "values", "shape"}
 
 
 def _torch_state(**numbers: Any) -> Any:
@@ -179,11 +191,18 @@ NEEDED: dict[str, Any] = {
     "low_precision": {"inner": optax.sgd(0.1), "storage": "int8"},
     "MomentStorage": {"kind": "int8"},
     "describe": {"tx": ro.rmsprop()},
+    "next_learning_rate": {"tx": ro.rmsprop(), "opt_state": ro.rmsprop().init(PARAMS)},
     "state_bytes": {"tx": ro.rmsprop(), "params": PARAMS},
     "sparse.RowSums": {"accumulate_rows": {"a": 1}},
     "sparse.value_and_grad": {"loss_fn": _loss, "ids": lambda p, b: {"a": b}},
     "parallel.data_parallel": PARALLEL,
     "parallel.sharded_data_parallel": PARALLEL,
+    "parallel.row_formats": {
+        "tx": ro.rmsprop(),
+        "params": PARAMS,
+        "tables": ["a"],
+        "mesh": _MESH,
+    },
     "parallel.state_sharding": {"tx": ro.rmsprop(), "params": PARAMS, "mesh": _MESH},
     "interchange.keras.import_state": {
         "foreign": _KERAS,
@@ -253,6 +272,7 @@ OTHERS = {("sparse.lookup", "ids"), ("apply_updates_stochastic", "key")}
 BESIDE = {
     "ema_momentum": {"use_ema": True},
     "ema_overwrite_frequency": {"use_ema": True},
+    "ema_per_update": {"use_ema": True, "gradient_accumulation_steps": 2},
     "nesterov": {"momentum": 0.9},
     "weight_decay_mask": {"weight_decay": 0.1},
     "accumulate_rows": {"gradient_accumulation_steps": 2},
