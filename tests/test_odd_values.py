@@ -147,7 +147,7 @@ ANYTHING |= {
 }
 # Data of a call, checked against the state or the parameters when it is traced.
 DATA = {"params", "updates", "opt_state", "loss", "tree", "state", "foreign", "like"}
-DATA |= {"table", "average", "indices", "values", "shape"}
+DATA |= {"table", "average", "count", "indices", "values", "shape"}
 
 
 def _torch_state(**numbers: Any) -> Any:
@@ -266,8 +266,12 @@ NEEDED: dict[str, Any] = {
     "interchange.tf1.import_params": {"foreign": _ONE, "params": _ONE},
     "interchange.tf1.export_state": {"opt_state": _TF1.init(_ONE)},
 }
-# Data by the name of an option.
-OTHERS = {("sparse.lookup", "ids"), ("apply_updates_stochastic", "key")}
+# Data by the name of an option, or a schedule beside a number.
+OTHERS = {
+    ("average_params", "decay"),
+    ("sparse.lookup", "ids"),
+    ("apply_updates_stochastic", "key"),
+}
 # Options that only have an effect beside another one.
 BESIDE = {
     "ema_momentum": {"use_ema": True},

@@ -202,4 +202,4 @@ def test_a_live_rate_is_not_copied() -> None:
 def test_what_is_taken_apart_can_be_described() -> None:
     tx = ro.rmsprop(jnp.array(0.1), weight_decay=0.5, weight_decay_mask=MASK)
     found = ro.describe(eqxi.closure_to_pytree(tx), PARAMS)
-    assert found.splitlines()[1:] == ro.describe(tx).splitlines()[1:]
+    assert found.splitlines()[1:] == ro.describe(tx, PARAMS).splitlines()

@@ -101,13 +101,17 @@ def _varying(x: Any) -> frozenset[Any]:
     return jax.typeof(x).manual_axis_type.varying
 
 
-def axis_size(mesh: Mesh, axis_name: AxisName) -> int:
-    """How many devices there are along the axis, or along several together."""
+def check_mesh(mesh: Any) -> None:
     if not isinstance(mesh, Mesh):
         raise TypeError(
             f"`mesh` must be a jax.sharding.Mesh, got {mesh!r}: make one with "
             '`jax.make_mesh((jax.device_count(),), ("data",))`.'
         )
+
+
+def axis_size(mesh: Mesh, axis_name: AxisName) -> int:
+    """How many devices there are along the axis, or along several together."""
+    check_mesh(mesh)
     check_axis_name("axis_name", axis_name)
     names = names_of(axis_name)
     for name in names:

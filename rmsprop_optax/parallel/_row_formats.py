@@ -10,7 +10,8 @@ import optax
 from jax.experimental.layout import Format, Layout  # noqa: TID251
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rmsprop_optax._foundation._checks import check_transformation
+from rmsprop_optax._foundation._axes import axis_size, check_mesh
+from rmsprop_optax._foundation._checks import check_names, check_transformation
 from rmsprop_optax._foundation._state_leaves import owners_of
 from rmsprop_optax._foundation._trees import (
     Keys,
@@ -80,6 +81,10 @@ def row_formats(
       (0, 1)
     """
     check_transformation("tx", tx)
+    check_mesh(mesh)
+    if axis_name is not None:
+        axis_size(mesh, axis_name)
+    tables = check_names("tables", tables)
     known = leaves_with_keys(params, is_leaf=None)
     chosen = _shapes_of(tables, known)
     shapes = eval_shape(tx.init, params)
@@ -111,7 +116,7 @@ def _shapes_of(
     with_rows = [(keys, p.shape) for keys, p in known if len(p.shape) > 1]
     paths = [path_of(keys) for keys, _ in with_rows]
     unknown = [path for path in tables if path not in paths]
-    if isinstance(tables, str) or unknown:
+    if unknown:
         raise ValueError(
             f"`tables` must be paths of parameters with rows, got {tables!r}. "
             f"Parameters with rows are {paths}."

@@ -50,6 +50,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "momentum": 0.5,
         "clipnorm": 0.05,
         "loss_scale_factor": 64.0,
+        "use_ema": True,
+        "ema_per_update": True,
     },
     "skipping": {"skip_nonfinite": True},
     "int8": {"momentum": 0.9, "moment_storage": IN_BLOCKS},
