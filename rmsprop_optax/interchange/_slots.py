@@ -243,6 +243,9 @@ def write(opt_state: PyTree, slots: Slots) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(opt_state), jax.tree.leaves(filled))
 
 
+LOSS_SCALE = "a loss scale (of `dynamic_loss_scale`)"
+
+
 class LossScale(NamedTuple):
     """A loss scale that adapts, and the finite steps since it changed."""
 
@@ -259,7 +262,7 @@ def read_loss_scale(opt_state: PyTree) -> LossScale | None:
 def write_loss_scale(opt_state: PyTree, new: LossScale, where: str) -> PyTree:
     """``opt_state`` with ``new`` in it, which is that of ``where``."""
     held = read_loss_scale(opt_state) is not None
-    check_slot("a loss scale (wrap it in `dynamic_loss_scale`)", True, held, where)
+    check_slot(LOSS_SCALE, True, held, where)
 
     def fill(node: Any) -> Any:
         if not isinstance(node, DynamicLossScaleState):

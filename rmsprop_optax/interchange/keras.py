@@ -56,6 +56,7 @@ from rmsprop_optax.interchange._matching import (
 )
 from rmsprop_optax.interchange._schedules import keras_schedule
 from rmsprop_optax.interchange._slots import (
+    LOSS_SCALE,
     RATE_NAMES,
     LossScale,
     Slots,
@@ -243,7 +244,7 @@ def transformation(
     if not scaling:
         return tx
     scale = as_number(scaling["initial_scale"], "`initial_scale` of the Keras run")
-    steps = as_count(scaling["dynamic_growth_steps"], "`dynamic_growth_steps` of it")
+    steps = as_count(scaling["dynamic_growth_steps"], "The growth steps of the Keras run")
     return dynamic_loss_scale(tx, scale, steps)
 
 
@@ -459,7 +460,7 @@ def export_state(
     configs = configurations(tx, opt_state, current)
     run = _read(like, current, configs, order, convert, ignore)
     scale = read_loss_scale(opt_state)
-    check_slot("a loss scale", bool(run.scaling), scale is not None, "`like`")
+    check_slot(LOSS_SCALE, bool(run.scaling), scale is not None, "`like`")
     k = _steps(current, configs)
     if current.updates is not None:
         calls = current.updates * k + current.micro

@@ -304,6 +304,11 @@ def _weights(
         check_name("average_name", average_name)
         end = f"/{average_name}"
         arrays = {n.removesuffix(end): x for n, x in arrays.items() if n.endswith(end)}
+        if not arrays:
+            raise ValueError(
+                f"`average_name` is {average_name!r}, and no variable has a name that "
+                f"ends with {end!r}."
+            )
     weights = find_weights(params, sorted(arrays), names, {}, convert, ignored, "/")
     return weights, arrays.__getitem__
 
