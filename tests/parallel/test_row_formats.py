@@ -78,10 +78,12 @@ def test_a_table_that_is_sharded_stays_so() -> None:
     assert of_params == optax.tree.get(of_state, "nu") == Format(Layout((0, 1)), split)
 
 
-@pytest.mark.parametrize("tables", [["tables"], ["layer/bias"], "table"])
+@pytest.mark.parametrize("tables", [["tables"], ["layer/bias"]])
 def test_what_is_no_table_is_named(tables: Any) -> None:
     with pytest.raises(ValueError, match=r"rows are \['layer/table', 'table'\]"):
         parallel.row_formats(ro.rmsprop(), _params(), tables, mesh(1))
+    with pytest.raises(TypeError, match="`tables` must be a list of names"):
+        parallel.row_formats(ro.rmsprop(), _params(), "table", mesh(1))
 
 
 def test_a_step_of_ones_own_keeps_them_and_gives_the_same() -> None:
