@@ -4,6 +4,7 @@ Leaves are checked at `init` and when `update` is first traced, so that no messa
 from inside XLA.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,29 +54,29 @@ def check_dense(updates: PyTree) -> None:
     aligned(updates, what=MOMENTS)
 
 
-def aligned(updates: PyTree, *others: PyTree, what: str) -> list[list[Any]]:
-    """Leaves side by side; an error names the first path that does not match."""
+def aligned(
+    updates: PyTree,
+    *others: PyTree,
+    what: str,
+    shape: Callable[[Any], tuple[int, ...]] = jnp.shape,
+) -> list[list[Any]]:
+    """Leaves side by side; an error names the first path that does not match.
+
+    ``shape`` says which shape the others have beside a gradient.
+    """
     rows = align(updates, *others)
     if rows is None:
         raise ValueError(structure_message(updates, others, what))
     for index, (g, *rest) in enumerate(rows):
         if g is not None:
-            _check_fits(LeafPath(updates, index), g, rest, what)
+            _check_fits(LeafPath(updates, index), g, rest, what, shape)
     return rows
 
 
 def structure_message(updates: PyTree, others: tuple[PyTree, ...], what: str) -> str:
     """What does not match between trees of different structures."""
-    have = {path for path, _ in leaves_with_paths(updates)}
-    for other in others:
-        want = {path for path, _ in leaves_with_paths(other)}
-        if want != have:
-            parts = {"missing": sorted(want - have), "not known": sorted(have - want)}
-            listed = "; ".join(
-                f"{name}: {', '.join(paths[:5])}{' ...' if len(paths) > 5 else ''}"
-                for name, paths in parts.items()
-                if paths
-            )
+    for listed in (paths_apart(updates, other) for other in others):
+        if listed:
             return (
                 f"The gradients do not have the tree of the {what} ({listed}). "
                 "Use the parameters that `tx.init` was called with; "
@@ -88,7 +89,24 @@ def structure_message(updates: PyTree, others: tuple[PyTree, ...], what: str) ->
     )
 
 
-def _check_fits(path: LeafPath, g: Any, others: list[Any], what: str) -> None:
+def paths_apart(tree: PyTree, wanted: PyTree) -> str:
+    """The paths that one of two trees has alone, in words; empty without any."""
+    have, want = ({path for path, _ in leaves_with_paths(x)} for x in (tree, wanted))
+    parts = {"missing": sorted(want - have), "not known": sorted(have - want)}
+    return "; ".join(
+        f"{name}: {', '.join(paths[:5])}{' ...' if len(paths) > 5 else ''}"
+        for name, paths in parts.items()
+        if paths
+    )
+
+
+def _check_fits(
+    path: LeafPath,
+    g: Any,
+    others: list[Any],
+    what: str,
+    shape_beside: Callable[[Any], tuple[int, ...]],
+) -> None:
     if is_gradient_leaf(g):
         raise TypeError(
             f"Gradient '{path}' is {g!r}, and this transformation takes arrays: wrap it, "
@@ -101,7 +119,7 @@ def _check_fits(path: LeafPath, g: Any, others: list[Any], what: str) -> None:
                 f"Gradient '{path}' is an array of shape {shape}, but the {what} have "
                 "None there: this leaf was None when `tx.init` was called."
             )
-        if shape != jnp.shape(other):
+        if shape_beside(g) != jnp.shape(other):
             raise ValueError(
                 f"Gradient '{path}' has shape {shape}, the {what} have shape "
                 f"{jnp.shape(other)} there: call `tx.init` again for parameters of "

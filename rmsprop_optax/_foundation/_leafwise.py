@@ -50,18 +50,20 @@ def map_moments(
     *moments: PyTree,
     params: PyTree = None,
     beside: PyTree = None,
+    moment_shape: Callable[[Any], tuple[int, ...]] = jnp.shape,
+    what: str = MOMENTS,
 ) -> tuple[PyTree, ...]:
     """Applies ``rule(g, *moments)``, or ``rule(g, *moments, p)``, to each leaf.
 
     ``p`` is a leaf of ``params``, which have the shapes of the updates, or of ``beside``,
-    which need not.
+    which need not. ``moment_shape`` says which shape a moment has beside a gradient.
 
     The rule returns the update and the new moments; this returns them as trees. It
     computes in float32, or wider where the gradient or a moment is wider. The update
     keeps the dtype of the gradient, and a moment keeps its own. Where the gradient is
     None the update is None and the moments do not change.
     """
-    rows = aligned(updates, *moments, what=MOMENTS)
+    rows = aligned(updates, *moments, what=what, shape=moment_shape)
     weights: list[tuple[Any, ...]] = [()] * len(rows)
     if params is not None:
         weights = [(p,) for _, p in aligned(updates, params, what=PARAMS)]

@@ -9,30 +9,15 @@ import jax.numpy as jnp
 import optax
 
 from rmsprop_optax import rules
-from rmsprop_optax._foundation._alignment import (
-    MOMENTS,
-    check_dense,
-    check_parameters,
-    structure_message,
-)
+from rmsprop_optax._foundation._alignment import check_parameters
 from rmsprop_optax._foundation._axes import explicit_sharding, named_sharding
-from rmsprop_optax._foundation._checks import (
-    check_decay,
-    check_flag,
-    check_non_negative,
-)
-from rmsprop_optax._foundation._dtypes import (
-    cast,
-    common_dtype,
-    leaf_dtype,
-    real_dtype,
-    wide_dtype,
-)
+from rmsprop_optax._foundation._checks import check_decay, check_flag, check_non_negative
+from rmsprop_optax._foundation._dtypes import leaf_dtype, real_dtype, wide_dtype
 from rmsprop_optax._foundation._leafwise import map_moments
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._state_fields import register, state_fields
-from rmsprop_optax._foundation._trees import LeafPath, align, is_leaf, rebuild
+from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree, Scalar, Tracer
 
 
@@ -111,20 +96,15 @@ def scale_by_row_rms(
         updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, ScaleByRowRmsState]:
         del params
-        check_dense(updates)
-        rows = align(updates, state.nu)
-        if rows is None:
-            raise ValueError(structure_message(updates, (state.nu,), MOMENTS))
-        moved = [
-            _moved(LeafPath(updates, index), g, nu, decay)
-            for index, (g, nu) in enumerate(rows)
-        ]
-        nu = rebuild(updates, moved)
 
-        def rule(g: jax.Array, nu: jax.Array) -> tuple[jax.Array]:
-            return (rules.normalize(g, nu, eps, eps_in_sqrt=eps_in_sqrt),)
+        def rule(g: jax.Array, nu: jax.Array) -> tuple[jax.Array, jax.Array]:
+            columns = tuple(range(1, g.ndim))
+            mean = jnp.mean(rules.abs_sq(g), axis=columns, keepdims=True)
+            nu = rules.average(mean, nu, decay)
+            return rules.normalize(g, nu, eps, eps_in_sqrt=eps_in_sqrt), nu
 
-        (updates,) = map_moments(rule, updates, beside=nu)
+        what = "moments of rows in the optimizer state"
+        updates, nu = map_moments(rule, updates, state.nu, moment_shape=_shape, what=what)
         return updates, ScaleByRowRmsState(nu)
 
     return check_states(optax.GradientTransformation(init_fn, update_fn))
@@ -147,17 +127,3 @@ def _init_leaf(p: Any, fill: Scalar) -> jax.Array | None:
     where: Any = {"out_sharding" if traced else "device": sharding}
     moment = jnp.zeros(_shape(p), real_dtype(wide_dtype(leaf_dtype(p))), **where)
     return moment + jnp.asarray(fill, moment.dtype)
-
-
-def _moved(path: LeafPath, g: Any, nu: Any, decay: Scalar) -> Any:
-    if g is None:
-        return nu
-    if nu is None or nu.shape != _shape(g):
-        raise ValueError(
-            f"Gradient '{path}' has shape {jnp.shape(g)}, and its moment has shape "
-            f"{getattr(nu, 'shape', None)}, not {_shape(g)}: call `tx.init` again for "
-            "parameters of another shape."
-        )
-    square = rules.abs_sq(cast(g, common_dtype(wide_dtype(leaf_dtype(g)), nu.dtype)))
-    mean = jnp.mean(square, axis=tuple(range(1, square.ndim)), keepdims=True)
-    return cast(rules.average(mean, cast(nu, mean.dtype), decay), nu.dtype)
