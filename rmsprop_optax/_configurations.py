@@ -19,9 +19,9 @@ from rmsprop_optax._foundation._trees import (
 )
 from rmsprop_optax._foundation._types import PyTree
 
-_Record = Callable[[RmspropConfig, PyTree], None]
-
-_record: ContextVar[_Record | None] = ContextVar("record", default=None)
+_record: ContextVar[Callable[[RmspropConfig, PyTree], None] | None] = ContextVar(
+    "record", default=None
+)
 
 
 def record(config: RmspropConfig, params: PyTree) -> None:

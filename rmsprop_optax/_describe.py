@@ -263,9 +263,8 @@ def _rate(f: RmspropConfig, option: str) -> str:
 
 
 def _of_mask(f: RmspropConfig) -> str:
-    if f.weight_decay_mask is None:
-        return ""
-    return f" where {text_of(f.weight_decay_mask)}"
+    mask = f.weight_decay_mask
+    return "" if mask is None else f" where {text_of(mask)}"
 
 
 def _rest(decay: Any) -> str:

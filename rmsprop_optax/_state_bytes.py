@@ -1,6 +1,7 @@
 """The bytes of an optimizer state, by moment and by leaf."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -40,10 +41,10 @@ class StateBytes:
     @property
     def by_moment(self) -> dict[str, int]:
         """Bytes by the name of the moment."""
-        moments = dict.fromkeys((moment for moment, _ in self.by_leaf), 0)
+        moments: Counter[str] = Counter()
         for (moment, _), size in self.by_leaf.items():
             moments[moment] += size
-        return moments
+        return dict(moments)
 
     @property
     def per_parameter(self) -> float:
@@ -108,22 +109,19 @@ def state_bytes(tx: optax.GradientTransformation, params: PyTree) -> StateBytes:
     """
     check_transformation("tx", tx)
     state = eval_shape(tx.init, params)
-    leaves, owners = (
-        leaves_with_keys(state, is_leaf=None),
-        owners_of(tx.init, params, state),
-    )
-    found: dict[tuple[str, str], int] = {}
+    leaves = leaves_with_keys(state, is_leaf=None)
+    found: Counter[tuple[str, str]] = Counter()
+    owners = owners_of(tx.init, params, state)
     for (keys, leaf), owner in zip(leaves, owners, strict=True):
         fields = [key.name for key in keys if isinstance(key, jax.tree_util.GetAttrKey)]
         place = fields[-1] if fields else "state", ""
         if owner is not None:
             place = owner.part.field or "state", path_of(owner.keys)
-        found[place] = found.get(place, 0) + leaf.size * leaf.dtype.itemsize
-    nonzero = {place: size for place, size in found.items() if size}
-    in_order = sorted(nonzero, key=lambda place: not place[1])
+        found[place] += leaf.size * leaf.dtype.itemsize
+    in_order = sorted(found, key=lambda place: not place[1])
     sizes = {
         path_of(keys): math.prod(np.shape(leaf))
         for keys, leaf in leaves_with_keys(params)
         if hasattr(leaf, "shape") or is_inexact(leaf)
     }
-    return StateBytes({place: nonzero[place] for place in in_order}, sizes)
+    return StateBytes({x: found[x] for x in in_order if found[x]}, sizes)

@@ -15,9 +15,6 @@ from rmsprop_optax._foundation._schedules import Rate, is_schedule
 from rmsprop_optax._foundation._trees import leaves_with_paths
 from rmsprop_optax._foundation._types import Tracer
 
-# The steps at which schedules are shown, and so compared.
-STEPS = (0, *(10**i for i in range(7)))
-
 
 def call_text(name: str, values: Mapping[str, Any], depth: int = 0) -> str:
     """A call as a person writes it, without arguments that switch something off."""
@@ -95,13 +92,13 @@ def paths_text(paths: list[str]) -> str:
 
 
 def samples_text(value: Any) -> str:
-    """The values of a schedule at `STEPS`; empty for what is not a schedule."""
+    """The values of a schedule at 0, 1, ..., 10^6; empty for what is no schedule."""
     value = getattr(value, "schedule_fn", value)  # of one that Optax counts the steps of
     try:
         if not (value.counts if isinstance(value, Rate) else is_schedule("", value)):
             return ""
         with jax.ensure_compile_time_eval():
-            values = [value(jnp.int32(step)) for step in STEPS]
+            values = [value(jnp.int32(step)) for step in (0, *(10**i for i in range(7)))]
         if any(np.shape(x) or isinstance(x, bool) for x in values):
             return ""
         # Four digits: other devices may round the sixth one in another way.

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -48,9 +47,8 @@ class Checkpoints:
 
     Args:
       folder: Created if it is missing. Its path must not contain any of ``*?[]``.
-      description: A text that describes the optimizer, such as
-        ``describe(tx, params)``. A
-        checkpoint with another description is refused, and the error names the lines
+      description: A text that describes the optimizer, such as ``describe(tx, params)``.
+        A checkpoint with another description is refused, and the error names the lines
         that differ; what it does not show is not compared. Without a description only
         the arrays are.
       max_to_keep: How many of the newest checkpoints stay, at least 1.
@@ -117,11 +115,10 @@ class Checkpoints:
         keep: list[Any] = [policies.LatestN(int(max_to_keep))]
         self._rank = None if best_fn is None else _rank_by(best_fn)
         if self._rank is not None:
-            keep += [
-                policies.BestN(
-                    get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False
-                )
-            ]
+            best = policies.BestN(
+                get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False
+            )
+            keep.append(best)
         options = ocp.CheckpointManagerOptions(
             best_fn=self._rank,
             preservation_policy=policies.AnyPreservationPolicy(keep),
@@ -137,12 +134,7 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._manager.close()
 
     def latest_step(self) -> int | None:
@@ -284,8 +276,8 @@ class Checkpoints:
             raise self._unreadable(step, "what it says about itself was changed")
         wanted = _configuration(like, description)
         paths = {path for path, _ in wanted["arrays"]}
-        arrays = list(enumerate(about["arrays"]))
-        numbers = [i for i, (path, _) in arrays if not partial or path in paths]
+        saved = enumerate(about["arrays"])
+        numbers = [i for i, (path, _) in saved if not partial or path in paths]
         part = about | {"arrays": [about["arrays"][i] for i in numbers]}
         found = _differences(part, wanted)
         if found:
@@ -297,8 +289,12 @@ class Checkpoints:
                 "in another folder."
             )
         leaves, structure = jax.tree.flatten(like)
-        targets = zip(numbers, map(_target, leaves), strict=True)
-        read = self._read_arrays(step, _by_number(targets))
+        targets = _by_number(zip(numbers, map(_target, leaves), strict=True))
+        read = {}
+        if targets:
+            args = self._ocp.checkpoint_utils.construct_restore_args(targets)
+            arrays = self._ocp.args.PyTreeRestore(targets, args, partial_restore=True)
+            read = self._read(step, arrays=arrays)["arrays"]
         for place, i in enumerate(numbers):
             leaf = leaves[place]
             x = read.get(str(i))
@@ -309,13 +305,6 @@ class Checkpoints:
                 raise self._unreadable(step, f"the values of '{path}' were changed")
             leaves[place] = x if _sharding(leaf) else _uncommitted(x)
         return structure.unflatten(leaves), about["notes"]
-
-    def _read_arrays(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
-        if not targets:
-            return {}
-        args = self._ocp.checkpoint_utils.construct_restore_args(targets)
-        arrays = self._ocp.args.PyTreeRestore(targets, args, partial_restore=True)
-        return self._read(step, arrays=arrays)["arrays"]
 
     def _read(self, step: int, **items: Any) -> Any:
         try:

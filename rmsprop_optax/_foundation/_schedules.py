@@ -56,12 +56,7 @@ class Rate(NamedTuple):
 
 
 def as_rate(name: str, value: LearningRate) -> Rate:
-    """Any kind of learning rate, classified; ``name`` is for errors.
-
-    Raises:
-      ValueError: For a negative number.
-      TypeError: For a callable of more than one argument, or what is not a number.
-    """
+    """Any kind of learning rate, checked and classified; ``name`` is for errors."""
     if isinstance(value, Rate):
         return value
     if not callable(value):
@@ -92,11 +87,7 @@ def _scalar(rate: Any) -> Any:
 
 
 def _returned(name: str, rate: Any) -> Any:
-    """What a callable returned: a real scalar.
-
-    Raises:
-      TypeError: For anything else.
-    """
+    """What a callable returned: a real scalar, or an error."""
     rate = _scalar(rate)
     number = isinstance(rate, (int, float, np.generic, np.ndarray, jax.Array))
     if not number or np.shape(rate) != () or not is_real(jnp.result_type(rate)):

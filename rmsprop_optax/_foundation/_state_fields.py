@@ -52,17 +52,13 @@ def _of_optax() -> dict[type, Fields]:
         optax.ScaleByNovogradState: adam,
         optax.ScaleByLionState: adam,
         optax.contrib.MuonState: adam,
-        optax.ScaleByAdaDeltaState: state_fields(
-            e_g="second_moment", e_x="second_moment"
-        ),
+        optax.ScaleByAdaDeltaState: dict.fromkeys(("e_g", "e_x"), "second_moment"),
         optax.ScaleByAdanState: state_fields(
             m="signed", v="signed", n="second_moment", g="full"
         ),
         # A momentum in spite of its name; `mu` has an array for each axis.
         optax.ScaleBySM3State: state_fields(mu="full", nu="signed"),
-        optax.FactoredState: state_fields(
-            v="second_moment", v_row="second_moment", v_col="second_moment"
-        ),
+        optax.FactoredState: dict.fromkeys(("v", "v_row", "v_col"), "second_moment"),
         optax.contrib.ScaleByAdemamixState: state_fields(
             m1="signed", m2="signed", nu="second_moment"
         ),

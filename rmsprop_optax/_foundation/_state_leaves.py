@@ -78,10 +78,7 @@ class _Marked:
 def parts_of(init: Init, params: PyTree, state: PyTree) -> list[Part]:
     """The parts of a state that have the place of the parameters, in its order.
 
-    Args:
-      init: That of the transformation that the state is of.
-      params: The parameters, or their gradients: None and rows are leaves.
-      state: The state: arrays, or shapes.
+    ``params`` may be gradients (None and rows are leaves), and ``state`` shapes.
     """
     leaves, structure = jax.tree.flatten(state)
     numbers = structure.unflatten(range(len(leaves)))

@@ -177,11 +177,13 @@ def leaves_with_paths(tree: PyTree) -> Iterator[tuple[str, Any]]:
 class LeafPath:
     """The path of a leaf, made only when an error is written: a thousand take a while."""
 
-    def __init__(self, tree: PyTree, index: int) -> None:
-        self._tree, self._index = tree, index
+    def __init__(
+        self, tree: PyTree, index: int, is_leaf: Callable[[Any], bool] | None = is_leaf
+    ) -> None:
+        self._tree, self._index, self._is_leaf = tree, index, is_leaf
 
     def __str__(self) -> str:
-        return path_of(leaves_with_keys(self._tree)[self._index][0])
+        return path_of(leaves_with_keys(self._tree, self._is_leaf)[self._index][0])
 
 
 def align(tree: PyTree, *others: PyTree) -> list[list[Any]] | None:
