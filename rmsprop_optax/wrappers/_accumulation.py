@@ -9,10 +9,7 @@ import numpy as np
 import optax
 
 from rmsprop_optax._foundation._alignment import MOMENTS, aligned
-from rmsprop_optax._foundation._checks import (
-    check_flag,
-    check_whole_number,
-)
+from rmsprop_optax._foundation._checks import check_flag, check_whole_number
 from rmsprop_optax._foundation._dtypes import (
     as_number,
     cast,
@@ -169,10 +166,7 @@ def accumulate_gradients(
         )
 
     def update_fn(
-        updates: PyTree,
-        state: PyTree,
-        params: PyTree = None,
-        **extra_args: Any,
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, AccumulateGradientsState]:
         every_k: Any = gradient_accumulation_steps
         if schedule is not None:
@@ -198,9 +192,11 @@ def accumulate_gradients(
             state.inner_state,
             combine=lambda pair: adds.add(*pair),
         )
-        left = jax.tree.map(
-            _carried_over, updates, total, outcome.unused, is_leaf=is_leaf
-        )
+
+        def carried_over(g: Any, total: Any, unused: Any) -> Any:
+            return total if g is None else unused
+
+        left = jax.tree.map(carried_over, updates, total, outcome.unused, is_leaf=is_leaf)
         return outcome.updates, AccumulateGradientsState(
             count=jnp.where(is_last, 0, count).astype(jnp.int32),
             gradient_step=jnp.where(
@@ -258,8 +254,3 @@ def _calls(name: str, returned: Any) -> jax.Array:
     if not jnp.issubdtype(calls.dtype, jnp.inexact):
         return rounded
     return jnp.where(jnp.isfinite(calls), rounded, jnp.nan)
-
-
-def _carried_over(g: Any, total: Any, unused: Any) -> Any:
-    """What is left in the accumulator: a leaf without a gradient keeps its sum."""
-    return total if g is None else unused

@@ -68,9 +68,8 @@ def cautious(
         if where is not None:
             extra_args["where"] = where
         new, state = inner_update(updates, state, params, **extra_args)
-        if where is None:
-            return jax.tree.map(_agreeing, updates, new, is_leaf=is_leaf), state
-        return jax.tree.map(_agreeing, updates, new, where, is_leaf=is_leaf), state
+        elements = () if where is None else (where,)
+        return jax.tree.map(_agreeing, updates, new, *elements, is_leaf=is_leaf), state
 
     return check_states(optax.GradientTransformationExtraArgs(inner_init, update_fn))
 

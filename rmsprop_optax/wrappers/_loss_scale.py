@@ -8,10 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rmsprop_optax._foundation._checks import (
-    check_loss_scale,
-    check_whole_number,
-)
+from rmsprop_optax._foundation._checks import check_loss_scale, check_whole_number
 from rmsprop_optax._foundation._missing_gradients import checked_inner
 from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._schedules import next_count
@@ -26,9 +23,6 @@ from rmsprop_optax.wrappers._skip_nonfinite import (
     check_skipping,
     update_if_finite,
 )
-
-# The scale and its inverse are normal float32 numbers between these.
-_LEAST, _LARGEST = 2.0**-126, 2.0**126
 
 
 class DynamicLossScaleState(NamedTuple):
@@ -130,10 +124,7 @@ def dynamic_loss_scale(
         )
 
     def update_fn(
-        updates: PyTree,
-        state: PyTree,
-        params: PyTree = None,
-        **extra_args: Any,
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, DynamicLossScaleState]:
         unscaled = divide_wide(updates, state.loss_scale)
 
@@ -148,7 +139,8 @@ def dynamic_loss_scale(
         factor = jnp.where(finite, jnp.where(grows, 2.0, 1.0), 0.5)
         return round_to(updates, new), DynamicLossScaleState(
             count=jnp.where(finite & ~grows, count, 0).astype(jnp.int32),
-            loss_scale=jnp.clip(state.loss_scale * factor, _LEAST, _LARGEST),
+            # The scale and its inverse are normal float32 numbers between these.
+            loss_scale=jnp.clip(state.loss_scale * factor, 2.0**-126, 2.0**126),
             **fields,
         )
 

@@ -84,10 +84,7 @@ def skip_nonfinite(
         )
 
     def update_fn(
-        updates: PyTree,
-        state: PyTree,
-        params: PyTree = None,
-        **extra_args: Any,
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, SkipNonfiniteState]:
         def update(updates: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
             return inner_update(updates, inner_state, params, **extra_args)
@@ -128,12 +125,9 @@ def update_if_finite(
         applies = finite | (in_a_row > max_consecutive_errors)
     outcome = cond_update(applies, update, updates, state.inner_state)
     total = state.total_notfinite
-    return (
-        finite,
-        outcome.updates,
-        {
-            "notfinite_count": in_a_row,
-            "total_notfinite": jnp.where(finite, total, next_count(total)),
-            "inner_state": outcome.state,
-        },
-    )
+    fields = {
+        "notfinite_count": in_a_row,
+        "total_notfinite": jnp.where(finite, total, next_count(total)),
+        "inner_state": outcome.state,
+    }
+    return finite, outcome.updates, fields
