@@ -17,13 +17,8 @@ class Outcome(NamedTuple):
     """Gradients, loss, weight and aux of a part of a batch, or their means and sums.
 
     Of a weighted loss, gradients and loss are those of a sum over examples: the mean over
-    all of them is the mean of the parts' sums, divided by the mean of their weights.
-
-    Attributes:
-      grads: The gradients of ``loss``.
-      loss: The loss.
-      weight: The weight of a weighted loss, else None.
-      aux: What the loss returned beside.
+    all of them is the mean of the parts' sums, divided by the mean of their weights. Of
+    another loss the weight is None.
     """
 
     grads: PyTree

@@ -33,9 +33,6 @@ def loss_terms(result: Any, *, has_aux: bool, weighted: bool) -> tuple[Any, Any,
     """Value, weight and aux of what a loss returned; None for what it does not return.
 
     A weighted value and its weight are float32 or wider, as sums over many examples.
-
-    Raises:
-      TypeError: For what the arguments of the step do not announce.
     """
     weight = aux = None
     if has_aux:
@@ -47,12 +44,7 @@ def loss_terms(result: Any, *, has_aux: bool, weighted: bool) -> tuple[Any, Any,
 
 
 def by_reduction(aux: PyTree, reduction: PyTree, batch: PyTree) -> Aux:
-    """The aux of a part of the batch, sorted, as numbers that can be reduced.
-
-    Raises:
-      ValueError: For a tree of reductions that does not fit, or a leaf that is to be kept
-        for each example and has no axis of examples.
-    """
+    """The aux of a part of the batch, sorted, as numbers that can be reduced."""
     try:
         words = jax.tree.map(
             lambda word, part: jax.tree.map(lambda _: word, part), reduction, aux
@@ -98,7 +90,7 @@ def _pair(result: Any, argument: str, wanted: str) -> tuple[Any, Any]:
         raise TypeError(
             f"With `{argument}=True` the loss must return `{wanted}`, got {result!r}."
         )
-    return result[0], result[1]
+    return tuple(result)
 
 
 def _check_scalar(x: Any) -> Any:

@@ -1,7 +1,6 @@
 """Device placement: moves uncommitted arrays, refuses those committed elsewhere."""
 
 import math
-from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -9,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
+from rmsprop_optax._foundation._alignment import paths_apart
 from rmsprop_optax._foundation._axes import names_of
-from rmsprop_optax._foundation._trees import leaves_with_keys, leaves_with_paths, path_of
+from rmsprop_optax._foundation._trees import LeafPath, leaves_with_paths
 from rmsprop_optax._foundation._types import AxisName, PyTree
 from rmsprop_optax.parallel._state_sharding import trimmed
 
@@ -20,25 +20,23 @@ def place(tree: PyTree, shardings: PyTree, axis: AxisName, what: str) -> PyTree:
 
     What has that sharding already, as after each step, is not touched; nor is a sharding
     over other axes of the same mesh than ``axis``.
-
-    Raises:
-      ValueError: For an array that was put somewhere else on purpose, or another tree.
     """
     leaves, structure = jax.tree.flatten(tree)
     if isinstance(shardings, NamedSharding):
         targets = [shardings] * len(leaves)
     else:
-        _check_same_tree(tree, shardings, what)
+        if structure != jax.tree.structure(shardings):
+            apart = paths_apart(tree, shardings) or "containers of other types"
+            raise ValueError(
+                f"{what} is not what `tx.init(params)` makes for this step ({apart}): it "
+                "was made with another transformation, or for other parameters."
+            )
         targets = jax.tree.leaves(shardings)
-    is_there = partial(_is_there, names=names_of(axis))
-    if all(map(is_there, leaves, targets)):
-        return tree
-    paths = [path for path, _ in leaves_with_keys(tree, is_leaf=None)]
-    for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
-        if not is_there(leaf, targets[i]):
+    for i, (leaf, target) in enumerate(zip(leaves, targets, strict=True)):
+        if not _is_there(leaf, target, names_of(axis)):
             if isinstance(leaf, jax.Array):
-                _check_may_move(path_of(path), leaf, targets[i], what)
-            leaves[i] = put(leaf, targets[i])
+                _check_may_move(LeafPath(tree, i, is_leaf=None), leaf, target, what)
+            leaves[i] = put(leaf, target)
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -66,22 +64,6 @@ def unshared(tree: PyTree) -> PyTree:
     return jax.tree.map(own, tree)
 
 
-def _check_same_tree(tree: PyTree, wanted: PyTree, what: str) -> None:
-    if jax.tree.structure(tree) == jax.tree.structure(wanted):
-        return
-    have, want = (
-        [path_of(path) for path, _ in leaves_with_keys(side, is_leaf=None)]
-        for side in (tree, wanted)
-    )
-    missing = [path for path in want if path not in have]
-    unknown = [path for path in have if path not in want]
-    raise ValueError(
-        f"{what} is not what `tx.init(params)` makes for this step "
-        f"(missing: {missing[:5]}; not known: {unknown[:5]}): it was made with another "
-        "transformation, or for other parameters."
-    )
-
-
 def _is_there(leaf: Any, target: NamedSharding, names: tuple[str, ...]) -> bool:
     here = getattr(leaf, "sharding", None)
     # An array without a mesh is moved onto one, even if that is the same one device: else
@@ -99,7 +81,7 @@ def _is_there(leaf: Any, target: NamedSharding, names: tuple[str, ...]) -> bool:
     return trimmed(used) == target.spec
 
 
-def _check_may_move(path: str, leaf: jax.Array, target: Any, what: str) -> None:
+def _check_may_move(path: LeafPath, leaf: jax.Array, target: Any, what: str) -> None:
     here = leaf.sharding
     if not leaf.committed:
         return
@@ -143,8 +125,8 @@ def _only_splits(here: Any, target: NamedSharding) -> bool:
 
 
 def _devices(sharding: Any) -> str:
-    ids = sorted(device.id for device in sharding.device_set)
-    listed = f"{ids[:4]} ...".replace("] ...", ", ...]") if len(ids) > 4 else f"{ids}"
+    ids = [str(i) for i in sorted(device.id for device in sharding.device_set)]
+    listed = f"[{', '.join([*ids[:4], '...'] if len(ids) > 4 else ids)}]"
     if isinstance(sharding, NamedSharding):
         return f"the mesh {dict(sharding.mesh.shape)} of devices {listed}"
     return f"devices {listed}"

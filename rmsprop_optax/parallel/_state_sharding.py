@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,11 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rmsprop_optax._foundation._axes import axis_size, named_sharding, names_of
 from rmsprop_optax._foundation._checks import check_transformation
 from rmsprop_optax._foundation._state_leaves import Owner, owners_of
-from rmsprop_optax._foundation._trees import (
-    Keys,
-    eval_shape,
-    leaves_with_keys,
-)
+from rmsprop_optax._foundation._trees import Keys, eval_shape, leaves_with_keys
 from rmsprop_optax._foundation._types import AxisName, PyTree
 
 
@@ -132,7 +129,8 @@ def _split(
         dims[i] = part if part and not larger % axis_size(mesh, part) else None
     used = {name for part in dims if part for name in names_of(part)}
     if axis is not None and used.isdisjoint(names_of(axis)):
-        free = first_split(shape, axis_size(mesh, axis), taken=dims)
+        left = [1 if part else size for part, size in zip(dims, shape, strict=True)]
+        free = first_split(left, axis_size(mesh, axis))
         if free is not None:
             dims[free] = axis
     return dims
@@ -145,12 +143,7 @@ def trimmed(dims: list[Any]) -> PartitionSpec:
     return PartitionSpec(*dims)
 
 
-def first_split(
-    shape: tuple[int, ...], parts: int, taken: list[Any] | None = None
-) -> int | None:
-    """The first dimension that can be cut into equal parts, and is not cut already."""
-    for i, size in enumerate(shape):
-        divides = parts > 1 and size > 0 and size % parts == 0
-        if divides and (taken is None or taken[i] is None):
-            return i
-    return None
+def first_split(shape: Sequence[int], parts: int) -> int | None:
+    """The first dimension that can be cut into equal parts."""
+    cuts = (i for i, size in enumerate(shape) if size > 0 and size % parts == 0)
+    return next(cuts, None) if parts > 1 else None
