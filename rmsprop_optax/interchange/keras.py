@@ -7,7 +7,7 @@ What a function does not say of its arguments is on the page of
 [`interchange`][rmsprop_optax.interchange].
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, NamedTuple
@@ -24,7 +24,6 @@ from rmsprop_optax._foundation._types import LearningRate, Mask, PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
     Place,
-    Stored,
     as_count,
     as_number,
     check_slot,
@@ -36,14 +35,16 @@ from rmsprop_optax.interchange._hyperparams import (
     compare,
     configurations,
     foreign_run,
-    parameters_of,
     partitioned,
 )
-from rmsprop_optax.interchange._keras_files import (
-    read_configuration,
-    read_variables,
-    read_weights,
-    write_variables,
+from rmsprop_optax.interchange._keras_files import write_variables
+from rmsprop_optax.interchange._keras_runs import (
+    as_array,
+    configuration_of,
+    decays_of,
+    parameter_names,
+    values_of,
+    weights_of,
 )
 from rmsprop_optax.interchange._matching import (
     Layout,
@@ -66,7 +67,7 @@ from rmsprop_optax.interchange._slots import (
     write,
     write_loss_scale,
 )
-from rmsprop_optax.interchange._tf_keras import Model, Optimizer, adapted
+from rmsprop_optax.interchange._tf_keras import Model, adapted
 from rmsprop_optax.transforms._averaging import AverageParamsState
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
 from rmsprop_optax.wrappers._loss_scale import DynamicLossScaleState, dynamic_loss_scale
@@ -139,7 +140,7 @@ def import_run(
       FileNotFoundError: [Errno 2] No such file or directory: 'none.keras'
     """
     foreign = adapted(foreign)
-    theirs, read_array = _model_weights(foreign)
+    theirs, read_array = weights_of(foreign)
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, convert, ignored, "/")
     held = read(opt_state).nu
@@ -202,7 +203,7 @@ def transformation(
       g = g min(1, 1 / ‖g‖)             each leaf clipped
     """
     foreign = adapted(foreign)
-    theirs, _ = _model_weights(foreign)
+    theirs, _ = weights_of(foreign)
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, None, ignored, "/")
     optimizer = getattr(foreign, "optimizer", foreign)
@@ -216,7 +217,7 @@ def transformation(
         trained = [weights[variable.path].path for variable in variables]
     else:
         trained = list(held)
-    dialect, numbers, scaling = _configuration(optimizer)
+    dialect, numbers, scaling = configuration_of(optimizer)
     missing = [name for name in _NUMBERS if name not in numbers]
     if missing:
         raise ValueError(
@@ -229,7 +230,7 @@ def transformation(
     numbers["learning_rate"] = learning_rate
     config = foreign_run(dialect, numbers, "the Keras run", ()).config
     if is_on(config.weight_decay) and weight_decay_mask is None:
-        decays = _decays_of(optimizer, variables)
+        decays = decays_of(optimizer, variables)
         if decays is None or variables is None:
             raise ValueError(
                 f"{quoted(optimizer)} does not tell which parameters "
@@ -263,7 +264,7 @@ def _rate(saved: Any) -> LearningRate:
         return keras_schedule(saved)
     if callable(saved):
         raise ValueError(f"The learning rate is {saved!r}: give `learning_rate`.")
-    return as_number(_as_array(saved), _RATE)
+    return as_number(as_array(saved), _RATE)
 
 
 def import_params(
@@ -305,7 +306,7 @@ def import_params(
       >>> print(params["dense"]["kernel"].T)
       [[1. 1.]]
     """
-    theirs, read_array = _model_weights(foreign)
+    theirs, read_array = weights_of(foreign)
     weights = find_weights(params, theirs, names, layouts, convert, ignore, "/")
     return import_weights(params, weights, read_array)
 
@@ -339,7 +340,7 @@ def export_params(
       >>> interchange.keras.export_params({"dense": {"bias": jnp.ones(2)}}, model)
       {'model/dense/bias': array([1., 1.], dtype=float32)}
     """
-    theirs, read_array = _model_weights(like)
+    theirs, read_array = weights_of(like)
     weights = find_weights(
         params, theirs, names, layouts, convert, ignore, "/", export=True
     )
@@ -513,25 +514,6 @@ def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
     write_variables(fspath(path), arrays)
 
 
-def _model_weights(foreign: Any) -> tuple[list[str], Callable[[str], Any]]:
-    """The names in a model or its file, some maybe twice; and the array of a name."""
-    foreign = adapted(foreign)
-    if isinstance(foreign, (str, PathLike)):
-        arrays = read_weights(fspath(foreign))
-        return list(arrays), arrays.__getitem__
-    if not hasattr(foreign, "weights"):
-        raise TypeError(f"`foreign` must be a Keras model or its file, got {foreign!r}.")
-    variables = {variable.path: variable for variable in foreign.weights}
-    names = [variable.path for variable in foreign.weights]
-    return names, lambda name: _as_array(variables[name])
-
-
-def _as_array(variable: Any) -> np.ndarray | Stored:
-    value = getattr(variable, "value", variable)
-    value = value() if callable(value) else value  # TensorFlow has a method
-    return value if isinstance(value, Stored) else np.asarray(value)
-
-
 class _Run(NamedTuple):
     """What an optimizer of Keras holds.
 
@@ -566,8 +548,8 @@ def _read(
             "one, each with the state in `inner_states` of `optax.partition` that has "
             "its parameters, the transformation of that part, and `order`."
         )
-    values = _values(foreign)
-    dialect, numbers, _ = _configuration(foreign)
+    values = values_of(foreign)
+    dialect, numbers, _ = configuration_of(foreign)
     current.check_rate_place(True, "Keras", dialect)
     order = None if order is None else check_names("order", order)
     held = [slot for slot in _SLOTS if getattr(current, slot) is not None]
@@ -584,7 +566,7 @@ def _read(
             f"schedule), {counted}. Build the transformation with the options of the run."
         )
     start = heads + held.index("nu") * n
-    names = _parameter_names(foreign, slice(start, start + n))
+    names = parameter_names(foreign, slice(start, start + n))
     matched = match_parameters(current.nu, order, names, convert)
     places = [place for place in matched if place is not None]
     # The rate is a number of its own in tf.keras; a schedule is none.
@@ -598,39 +580,6 @@ def _read(
     variables = zip(slots, values[heads:], strict=True)
     placed = [(slot, place, value) for (slot, place), value in variables]
     return _Run(scaling, own, rate, placed)
-
-
-def _values(foreign: Any) -> list[Any]:
-    """The arrays of the variables, wherever they are."""
-    if isinstance(foreign, (str, PathLike)):
-        return [*read_variables(fspath(foreign))]
-    if isinstance(foreign, Mapping):
-        missing = [str(i) for i in range(len(foreign)) if str(i) not in foreign]
-        if missing:
-            raise ValueError(f"The Keras state lacks the variables {missing}.")
-        return [np.asarray(foreign[str(i)]) for i in range(len(foreign))]
-    variables = getattr(foreign, "variables", foreign)
-    if not isinstance(variables, Sequence):
-        raise TypeError(
-            "`foreign` (or `like`) must be a Keras optimizer, its variables or a file, "
-            f"got {foreign!r}."
-        )
-    return [_as_array(variable) for variable in variables]
-
-
-def _parameter_names(foreign: Any, velocities: slice) -> list[str] | None:
-    """Keras's names of the parameters, in those of the optimizer's own variables."""
-    variables = getattr(foreign, "variables", ())[velocities]
-    names = [variable.path for variable in variables if hasattr(variable, "path")]
-    if not names:
-        return None
-    others = [name for name in names if not name.endswith("_velocity")]
-    if others:
-        raise ValueError(
-            f"{quoted(foreign)} is no RMSprop with the options of the optimizer state: "
-            f"it has {others} where `velocity` is expected."
-        )
-    return [name.removesuffix("_velocity") for name in names]
 
 
 def _compare(
@@ -668,45 +617,11 @@ def _decays(foreign: Any, where: list[Place], configs: Configs) -> list[bool]:
 
     A file does not tell: then it is what `tx` excludes, if some decay at all.
     """
-    known = _decays_of(foreign, getattr(foreign, "_trainable_variables", None))
+    known = decays_of(foreign, getattr(foreign, "_trainable_variables", None))
     if known is not None:
         return known
     here = [bool(is_on(configs[place.path].weight_decay)) for place in where]
     return here if any(here) else [True] * len(where)
-
-
-def _decays_of(foreign: Any, variables: Sequence[Any] | None) -> list[bool] | None:
-    """Which decay after `exclude_from_weight_decay`; None where that is not known."""
-    if isinstance(foreign, Optimizer):
-        return foreign.decays
-    foreign = getattr(foreign, "inner_optimizer", foreign)
-    decays = getattr(foreign, "_use_weight_decay", None)
-    if not variables or decays is None:
-        return None
-    return [bool(decays(variable)) for variable in variables]
-
-
-def _configuration(foreign: Any) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
-    """The dialect of the optimizer, and its arguments where they are known.
-
-    And those of a LossScaleOptimizer around it.
-    """
-    scaling: Mapping[str, Any] = {}
-    if isinstance(foreign, (str, PathLike)):
-        dialect, numbers, scaling = read_configuration(fspath(foreign))
-    elif isinstance(foreign, Optimizer):
-        dialect, numbers = foreign.dialect, dict(foreign.numbers)
-    else:
-        if hasattr(foreign, "inner_optimizer"):
-            scaling, foreign = vars(foreign), foreign.inner_optimizer
-        names = [name for name in parameters_of("keras") if hasattr(foreign, name)]
-        dialect, numbers = "keras", {name: getattr(foreign, name) for name in names}
-        # The property calls a schedule.
-        numbers["learning_rate"] = getattr(foreign, "_learning_rate", None)
-    if not numbers.get("use_ema"):
-        numbers.pop("ema_momentum", None)
-        numbers.pop("ema_overwrite_frequency", None)
-    return dialect, numbers, scaling
 
 
 def _steps(current: Slots, configs: Configs) -> int:
