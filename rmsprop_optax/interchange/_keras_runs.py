@@ -1,6 +1,6 @@
 """What Keras has in memory or in a file of a model and its optimizer, in one form."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -16,22 +16,25 @@ from rmsprop_optax.interchange._keras_files import (
 from rmsprop_optax.interchange._tf_keras import Optimizer, adapted
 
 
-def weights_of(foreign: Any) -> tuple[list[str], Callable[[str], Any]]:
-    """The names in a model or its file, some maybe twice; and the array of a name."""
+def weights_of(foreign: Any) -> tuple[list[str], Mapping[str, Any]]:
+    """The names in a model or its file, some maybe twice; and the arrays."""
     foreign = adapted(foreign)
     if isinstance(foreign, (str, PathLike)):
         arrays = read_weights(fspath(foreign))
-        return list(arrays), arrays.__getitem__
+        return list(arrays), arrays
     if not hasattr(foreign, "weights"):
         raise TypeError(f"`foreign` must be a Keras model or its file, got {foreign!r}.")
-    variables = {variable.path: variable for variable in foreign.weights}
     names = [variable.path for variable in foreign.weights]
-    return names, lambda name: as_array(variables[name])
+    return names, {variable.path: _value(variable) for variable in foreign.weights}
+
+
+def _value(variable: Any) -> Any:
+    value = getattr(variable, "value", variable)
+    return value() if callable(value) else value  # TensorFlow has a method
 
 
 def as_array(variable: Any) -> np.ndarray | Stored:
-    value = getattr(variable, "value", variable)
-    value = value() if callable(value) else value  # TensorFlow has a method
+    value = _value(variable)
     return value if isinstance(value, Stored) else np.asarray(value)
 
 

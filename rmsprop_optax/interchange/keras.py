@@ -7,7 +7,8 @@ What a function does not say of its arguments is on the page of
 [`interchange`][rmsprop_optax.interchange].
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, NamedTuple
@@ -19,7 +20,6 @@ from rmsprop_optax._chain import build
 from rmsprop_optax._config import is_on
 from rmsprop_optax._foundation._checks import check_names
 from rmsprop_optax._foundation._schedules import as_rate
-from rmsprop_optax._foundation._trees import map_with_keys, path_of
 from rmsprop_optax._foundation._types import LearningRate, Mask, PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
@@ -63,12 +63,11 @@ from rmsprop_optax.interchange._slots import (
     Slots,
     read,
     read_for,
-    read_loss_scale,
     write,
-    write_loss_scale,
 )
 from rmsprop_optax.interchange._tf_keras import Model, adapted
 from rmsprop_optax.transforms._averaging import AverageParamsState
+from rmsprop_optax.transforms._weight_decay import exclude_paths
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
 from rmsprop_optax.wrappers._loss_scale import DynamicLossScaleState, dynamic_loss_scale
 
@@ -140,7 +139,7 @@ def import_run(
       FileNotFoundError: [Errno 2] No such file or directory: 'none.keras'
     """
     foreign = adapted(foreign)
-    theirs, read_array = weights_of(foreign)
+    theirs, arrays = weights_of(foreign)
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, convert, ignored, "/")
     held = read(opt_state).nu
@@ -148,7 +147,7 @@ def import_run(
     if order is None and trained is not None:
         order = [weights[v.path].path for v in trained]
         order = [path for path in order if path in held]
-    moved = import_weights(params, weights, read_array)
+    moved = import_weights(params, weights, arrays)
     opt_state = import_state(
         getattr(foreign, "optimizer", foreign),
         opt_state,
@@ -210,7 +209,7 @@ def transformation(
     variables = getattr(foreign, "trainable_variables", None)
     held = {place.path: place.like for place in weights.values()}
     if order is not None:
-        trained = list(check_names("order", order))
+        trained = check_names("order", order)
         held = {path: held[path] for path in trained if path in held}
         match_parameters(held, trained, None, None)  # raises for what is not here
     elif variables is not None:
@@ -238,8 +237,8 @@ def transformation(
                 '`exclude_paths("bias$")`, or `lambda params: True` for none.'
             )
         pairs = zip(variables, decays, strict=True)
-        out = {weights[v.path].path for v, there in pairs if not there}
-        weight_decay_mask = _all_but(out) if out else None
+        out = [f"^{re.escape(weights[v.path].path)}$" for v, there in pairs if not there]
+        weight_decay_mask = exclude_paths(*out) if out else None
     tx = build(replace(config, weight_decay_mask=weight_decay_mask))
     tx = partitioned([(tx, trained)], params)
     if not scaling:
@@ -247,12 +246,6 @@ def transformation(
     scale = as_number(scaling["initial_scale"], "`initial_scale` of the Keras run")
     steps = as_count(scaling["dynamic_growth_steps"], "The growth steps of the Keras run")
     return dynamic_loss_scale(tx, scale, steps)
-
-
-def _all_but(paths: Collection[str]) -> Mask:
-    return lambda params: map_with_keys(
-        lambda keys, _: path_of(keys) not in paths, params
-    )
 
 
 def _rate(saved: Any) -> LearningRate:
@@ -306,9 +299,9 @@ def import_params(
       >>> print(params["dense"]["kernel"].T)
       [[1. 1.]]
     """
-    theirs, read_array = weights_of(foreign)
+    theirs, arrays = weights_of(foreign)
     weights = find_weights(params, theirs, names, layouts, convert, ignore, "/")
-    return import_weights(params, weights, read_array)
+    return import_weights(params, weights, arrays)
 
 
 def export_params(
@@ -340,11 +333,11 @@ def export_params(
       >>> interchange.keras.export_params({"dense": {"bias": jnp.ones(2)}}, model)
       {'model/dense/bias': array([1., 1.], dtype=float32)}
     """
-    theirs, read_array = weights_of(like)
+    theirs, arrays = weights_of(like)
     weights = find_weights(
         params, theirs, names, layouts, convert, ignore, "/", export=True
     )
-    return export_weights(weights, lambda name: read_array(name).shape)
+    return export_weights(weights, arrays)
 
 
 def import_state(
@@ -358,9 +351,8 @@ def import_state(
 ) -> PyTree:
     """Puts the state of a Keras optimizer into one of ours.
 
-    The hyperparameters of the run are compared with those of ``tx``, as far as they are
-    known. An optimizer and a ``.keras`` file have all of them; arrays and a
-    ``.weights.h5`` file have only the learning rate.
+    An optimizer and a ``.keras`` file have all numbers of the run, which are compared
+    with those of ``tx``; arrays and a ``.weights.h5`` file only the learning rate.
 
     Args:
       foreign: The optimizer itself, built, or the LossScaleOptimizer around it, whose
@@ -377,9 +369,8 @@ def import_state(
       it too; else the transformation's own goes on.
 
     Raises:
-      ValueError: For what does not fit, by variable and path: too many or too few, a
-        wrong shape or dtype, values that are not finite, a file that is damaged, numbers
-        that are not those of ``tx``.
+      ValueError: For what does not fit, by variable and path; for a damaged file, and
+        numbers that are not those of ``tx``.
       ImportError: For a path, where h5py is missing.
 
     Examples:
@@ -407,17 +398,15 @@ def import_state(
         for path, injected in (current.hyperparams or {}).items()
         if run.rate is not None
     }
-    imported = Slots(
-        updates=updates, micro=micro, calls=calls, hyperparams=rates, **result
-    )
-    opt_state = write(opt_state, imported)
-    if not run.scaling:
-        return opt_state
-    scale = LossScale(
-        as_number(run.scaling[3], "`dynamic_scale` of the Keras state"),
-        as_count(run.scaling[2], "`step_counter` of the Keras state"),
-    )
-    return write_loss_scale(opt_state, scale, "The Keras state")
+    if run.scaling:
+        held = current.loss_scale is not None
+        check_slot(LOSS_SCALE, True, held, "The Keras state")
+        result["loss_scale"] = LossScale(
+            as_number(run.scaling[3], "`dynamic_scale` of the Keras state"),
+            as_count(run.scaling[2], "`step_counter` of the Keras state"),
+        )
+    slots = Slots(updates, micro, calls, hyperparams=rates, **result)
+    return write(opt_state, slots)
 
 
 def export_state(
@@ -460,7 +449,7 @@ def export_state(
     current = read_for("Keras's RMSprop", opt_state, step, holds)
     configs = configurations(tx, opt_state, current)
     run = _read(like, current, configs, order, convert, ignore)
-    scale = read_loss_scale(opt_state)
+    scale = current.loss_scale
     check_slot(LOSS_SCALE, bool(run.scaling), scale is not None, "`like`")
     k = _steps(current, configs)
     if current.updates is not None:
@@ -574,7 +563,10 @@ def _read(
     own = values[len(scaling) : heads]
     rate = own[1] if len(own) == 2 else rate
     rate = None if isinstance(rate, Mapping) or rate is None else as_number(rate, _RATE)
-    decays = _decays(foreign, places, configs)
+    decays = decays_of(foreign, getattr(foreign, "_trainable_variables", None))
+    if decays is None:  # a file does not tell: what `tx` excludes, if some decay at all
+        decays = [bool(is_on(configs[place.path].weight_decay)) for place in places]
+        decays = decays if any(decays) else [True] * len(places)
     _compare(dialect, numbers, rate, places, decays, configs, current, ignore)
     slots = [(slot, place) for slot in held for place in places]
     variables = zip(slots, values[heads:], strict=True)
@@ -610,18 +602,6 @@ def _compare(
         moved = {"learning_rate"} if set(RATE_NAMES) & set(injected) else set()
         run = decaying if decays_there else excluded
         compare(run, configs[place.path], ignored | moved, place.path)
-
-
-def _decays(foreign: Any, where: list[Place], configs: Configs) -> list[bool]:
-    """Which parameters decay in Keras, in the order of ``where``.
-
-    A file does not tell: then it is what `tx` excludes, if some decay at all.
-    """
-    known = decays_of(foreign, getattr(foreign, "_trainable_variables", None))
-    if known is not None:
-        return known
-    here = [bool(is_on(configs[place.path].weight_decay)) for place in where]
-    return here if any(here) else [True] * len(where)
 
 
 def _steps(current: Slots, configs: Configs) -> int:

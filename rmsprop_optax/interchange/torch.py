@@ -44,13 +44,13 @@ from rmsprop_optax.interchange._matching import (
     moment_converts,
 )
 from rmsprop_optax.interchange._slots import (
+    LOSS_SCALE,
     RATE_NAMES,
     LossScale,
     Slots,
     read,
     read_for,
     write,
-    write_loss_scale,
 )
 from rmsprop_optax.interchange._torch_runs import (
     as_given,
@@ -152,7 +152,7 @@ def import_run(
     held = read(opt_state).nu
     if order is None:
         order = order_of_model(weights, theirs, state_dict["param_groups"], held)
-    moved = import_weights(params, weights, theirs.__getitem__)
+    moved = import_weights(params, weights, theirs)
     opt_state = import_state(
         state_dict,
         opt_state,
@@ -166,7 +166,10 @@ def import_run(
     if scaling is not None:
         scale = as_number(scaling["scale"], f"`scale` of {scaler!r}")
         count = as_count(scaling["_growth_tracker"], f"`_growth_tracker` of {scaler!r}")
-        opt_state = write_loss_scale(opt_state, LossScale(scale, count), repr(scaler))
+        slots = read(opt_state)
+        check_slot(LOSS_SCALE, True, slots.loss_scale is not None, repr(scaler))
+        slots = slots._replace(loss_scale=LossScale(scale, count))
+        opt_state = write(opt_state, slots)
     return moved, opt_state
 
 
@@ -304,7 +307,7 @@ def import_params(
     """
     theirs = weights_of(foreign, key)
     weights = find_weights(params, theirs, names, layouts, convert, ignore, ".")
-    return import_weights(params, weights, theirs.__getitem__)
+    return import_weights(params, weights, theirs)
 
 
 def export_params(
@@ -342,7 +345,7 @@ def export_params(
     weights = find_weights(
         params, like, names, layouts, convert, ignore, ".", export=True
     )
-    arrays = export_weights(weights, lambda name: like[name].shape)
+    arrays = export_weights(weights, like)
     result = dict(like)
     for name, array in arrays.items():
         # NumPy's bfloat16 is none that PyTorch knows.
@@ -366,10 +369,6 @@ def import_state(
 ) -> PyTree:
     """Puts the state of a PyTorch optimizer into one of ours.
 
-    PyTorch numbers its parameters in the order in which the optimizer got them, group
-    after group; ours have paths, such as ``dense/kernel``, and their order is that of
-    `jax.tree.leaves` (dictionaries are sorted by key).
-
     Args:
       foreign: What ``optimizer.state_dict()`` returned, or `get_optimizer_state_dict` of
         `torch.distributed`, nested or flat; or the path of a file that `torch.save`
@@ -377,8 +376,8 @@ def import_state(
       tx: [`dialects.torch`][rmsprop_optax.dialects], or `optax.partition` of several for
         parameter groups; `dialects.timm` for a run of timm's RMSpropTF. The numbers of
         each group must be those of its parameters here.
-      order: With None for a parameter that is frozen there and not held here; or a
-        mapping from path to name, for an optimizer that was built from
+      order: Group after group, with None for a parameter that is frozen there and not
+        held here; or a mapping from path to name, for an optimizer that was built from
         ``model.named_parameters()``.
       fresh: The paths of parameters that PyTorch has no state for, because they were
         frozen: they keep what they have in ``opt_state``.
@@ -388,9 +387,8 @@ def import_state(
       parameter group are in it too, the learning rate among them.
 
     Raises:
-      ValueError: For what does not fit, by key and path: missing or unknown keys, a
-        wrong shape or dtype, values that are not finite, a file that is damaged, numbers
-        that are not those of ``tx``.
+      ValueError: For what does not fit, by key and path; for a damaged file, and
+        numbers that are not those of ``tx``.
       ImportError: For a path, where torch is missing.
 
     Examples:
