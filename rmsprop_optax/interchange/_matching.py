@@ -1,7 +1,7 @@
 """Which of the framework's arrays is which of our parameters: by name, or by order."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -275,7 +275,7 @@ def wanted_layouts(
 
 
 def import_weights(
-    params: PyTree, weights: Mapping[str, Place], read: Callable[[str], Any]
+    params: PyTree, weights: Mapping[str, Place], arrays: Mapping[str, Any]
 ) -> PyTree:
     """``params`` with the framework's values, in their dtypes and shardings."""
     by_path = {place.path: (name, place) for name, place in weights.items()}
@@ -286,20 +286,20 @@ def import_weights(
         name, place = by_path[path_of(keys)]
         # Weights in float32 may be rounded to a narrower parameter, as a moment is not.
         like = jax.ShapeDtypeStruct(leaf.shape, wide_dtype(leaf.dtype))
-        array = place._replace(like=like).taken(read(name), f"`{name}`")
+        array = place._replace(like=like).taken(arrays[name], f"`{name}`")
         return cast_like(array, leaf, f"`{name}`", f"'{place.path}'")
 
     return map_with_keys(put, params)
 
 
 def export_weights(
-    weights: Mapping[str, Place], shape_of: Callable[[str], Any]
+    weights: Mapping[str, Place], like: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """Our values by the framework's names, in its layout and of its shapes."""
     result = {}
     for name, place in weights.items():
         result[name] = array = place.converted(np.asarray(place.like))
-        shape = tuple(shape_of(name))
+        shape = tuple(like[name].shape)
         if shape != array.shape:
             raise ValueError(
                 f"`{name}` has shape {shape} in `like`, '{place.path}' has shape "

@@ -80,9 +80,9 @@ def _cosine_with_warmup(config: Saved) -> Schedule:
     if target is None:
         return optax.cosine_decay_schedule(start, steps, alpha)
     warmup = config["warmup_steps"]
-    rise = optax.linear_schedule(start, target, warmup)
-    decay = optax.cosine_decay_schedule(target, steps, alpha)
-    return optax.join_schedules([rise, decay], [warmup])
+    return optax.warmup_cosine_decay_schedule(
+        start, target, warmup, warmup + steps, target * alpha
+    )
 
 
 def _inverse_time(config: Saved) -> Schedule:

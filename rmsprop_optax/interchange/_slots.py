@@ -17,7 +17,7 @@ from rmsprop_optax._foundation._trees import (
     unbox,
 )
 from rmsprop_optax._foundation._types import PyTree
-from rmsprop_optax.interchange._foreign import cast_like, check_slot
+from rmsprop_optax.interchange._foreign import cast_like
 from rmsprop_optax.storage._low_precision import (
     LowPrecisionState,
     decode_state,
@@ -40,6 +40,16 @@ Leaves = dict[str, np.ndarray]
 RATE_NAMES = ("learning_rate", "lr")
 
 
+LOSS_SCALE = "a loss scale (of `dynamic_loss_scale`)"
+
+
+class LossScale(NamedTuple):
+    """A loss scale that adapts, and the finite steps since it changed."""
+
+    scale: float
+    count: int
+
+
 class Slots(NamedTuple):
     """What frameworks keep between steps; arrays by the path of their parameter.
 
@@ -55,6 +65,7 @@ class Slots(NamedTuple):
       hyperparams: What `optax.inject_hyperparams` keeps in the state, by the path of
         the parameter that is trained with it; None without it.
       lr_in_trace: Whether the learning rate is inside the momentum; None without one.
+      loss_scale: That of `dynamic_loss_scale`; None without it.
     """
 
     updates: int | None
@@ -67,6 +78,7 @@ class Slots(NamedTuple):
     acc_grads: Leaves | None = None
     hyperparams: Mapping[str, Mapping[str, float]] | None = None
     lr_in_trace: bool | None = None
+    loss_scale: LossScale | None = None
 
     @property
     def learning_rate(self) -> float | None:
@@ -139,6 +151,8 @@ def read(opt_state: PyTree) -> Slots:
                 _collect(leaves, "acc_grads", node.acc_grads)
                 rest["micro"] = int(node.count)
                 rest["updates"] = int(node.gradient_step)
+            case DynamicLossScaleState():
+                rest["loss_scale"] = LossScale(float(node.loss_scale), int(node.count))
             case optax.InjectStatefulHyperparamsState():
                 injected = {n: np.asarray(x).item() for n, x in node.hyperparams.items()}
                 known = rest.setdefault("hyperparams", {})
@@ -235,42 +249,18 @@ def write(opt_state: PyTree, slots: Slots) -> PyTree:
                     gradient_step=_count_like(node.gradient_step, slots.updates),
                     acc_grads=_fill_moments(node.acc_grads, slots.acc_grads),
                 )
+            case DynamicLossScaleState() if slots.loss_scale is not None:
+                scale, count = slots.loss_scale
+                return node._replace(
+                    count=_count_like(node.count, count),
+                    loss_scale=cast_like(scale, node.loss_scale, "The loss scale", "it"),
+                )
             case optax.InjectStatefulHyperparamsState():
                 return _inject(node, slots)
         return node
 
     filled = _map_nodes(unbox(opt_state), fill)
     return jax.tree.unflatten(jax.tree.structure(opt_state), jax.tree.leaves(filled))
-
-
-LOSS_SCALE = "a loss scale (of `dynamic_loss_scale`)"
-
-
-class LossScale(NamedTuple):
-    """A loss scale that adapts, and the finite steps since it changed."""
-
-    scale: float
-    count: int
-
-
-def read_loss_scale(opt_state: PyTree) -> LossScale | None:
-    """That of `dynamic_loss_scale`; None without it."""
-    found = [x for x in nodes(opt_state) if isinstance(x, DynamicLossScaleState)]
-    return LossScale(float(found[0].loss_scale), int(found[0].count)) if found else None
-
-
-def write_loss_scale(opt_state: PyTree, new: LossScale, where: str) -> PyTree:
-    """``opt_state`` with ``new`` in it, which is that of ``where``."""
-    held = read_loss_scale(opt_state) is not None
-    check_slot(LOSS_SCALE, True, held, where)
-
-    def fill(node: Any) -> Any:
-        if not isinstance(node, DynamicLossScaleState):
-            return node
-        scale = cast_like(new.scale, node.loss_scale, "The loss scale", "it")
-        return node._replace(count=_count_like(node.count, new.count), loss_scale=scale)
-
-    return _map_nodes(opt_state, fill)
 
 
 def nodes(opt_state: PyTree) -> list[Any]:

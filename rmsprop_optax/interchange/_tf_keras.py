@@ -17,7 +17,7 @@ import numpy as np
 
 from rmsprop_optax.interchange._foreign import RefusedError, Stored, imported, reading
 
-OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT = "/.OPTIMIZER_SLOT/"
 _LEGACY_SLOTS = ("rms", "momentum", "mg")
@@ -126,14 +126,20 @@ def _prefix(path: str) -> str | None:
     )
 
 
-def load_checkpoint(prefix: str) -> dict[str, Stored]:
-    """The arrays of a checkpoint's variables by name."""
+def load_checkpoint(prefix: str, *, objects: bool = False) -> dict[str, Stored]:
+    """The arrays of a checkpoint by name: one of variables, or of ``objects``."""
     tf = imported("tensorflow", "TensorFlow's checkpoints need TensorFlow")
     file = f"The checkpoint {prefix!r}"
     with reading(file):
         reader = tf.train.load_checkpoint(prefix)
         shapes = reader.get_variable_to_shape_map()
         dtypes = reader.get_variable_to_dtype_map()
+    if (_OBJECT_GRAPH in shapes) != objects:
+        kind, module = ("none", "tf1") if objects else ("one", "keras")
+        raise RefusedError(
+            f"{file} is {kind} of objects (TensorFlow 2): read it by "
+            f"`interchange.{module}`."
+        )
 
     def read_array(name: str) -> Any:
         with reading(file):
@@ -146,12 +152,7 @@ def load_checkpoint(prefix: str) -> dict[str, Stored]:
 
 def _read_checkpoint(prefix: str) -> Model:
     """A checkpoint of objects (TensorFlow 2), whose names are paths of attributes."""
-    entries = load_checkpoint(prefix)
-    if OBJECT_GRAPH not in entries:
-        raise RefusedError(
-            f"The checkpoint {prefix!r} is none of objects (TensorFlow 2): read it by "
-            "`interchange.tf1`."
-        )
+    entries = load_checkpoint(prefix, objects=True)
     found = {key.removesuffix(_VALUE): x for key, x in entries.items() if _VALUE in key}
     weights, slots, numbers, numbered = {}, {}, {}, {}
     for name, array in found.items():

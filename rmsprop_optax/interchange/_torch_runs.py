@@ -1,20 +1,33 @@
 """What PyTorch saves of a run, or has in memory, in one form."""
 
+import re
 from collections.abc import Collection, Mapping
+from os import PathLike, fspath
+from pickle import UnpicklingError
 from typing import Any
 
 from rmsprop_optax._foundation._checks import check_name
 from rmsprop_optax._foundation._types import LearningRate, Schedule
-from rmsprop_optax.interchange._foreign import Place, as_count, check_keys
+from rmsprop_optax.interchange._foreign import (
+    Place,
+    as_count,
+    check_archive,
+    check_keys,
+    imported,
+    is_array,
+    quoted,
+    reading,
+)
 from rmsprop_optax.interchange._matching import Order, unwrapped
 from rmsprop_optax.interchange._schedules import torch_schedule
 
 
-def state_dicts(foreign: Any, model: str, optimizer: str) -> dict[str, Any]:
-    """The state dictionaries of a checkpoint by key, those of live objects too.
+def read_run(foreign: Any, model: str, optimizer: str) -> dict[str, Any]:
+    """The state dictionaries of a checkpoint, its file or of live objects, by key.
 
     A live model and its optimizer tell the names of the parameters.
     """
+    foreign = _loaded(foreign, None)
     for argument, key in (("model", model), ("optimizer", optimizer)):
         check_name(argument, key)
         if not isinstance(foreign, Mapping) or key not in foreign:
@@ -37,17 +50,121 @@ def state_dicts(foreign: Any, model: str, optimizer: str) -> dict[str, Any]:
             found = [names.get(id(p)) for p in there["params"]]
             if None not in found:
                 group["param_names"] = found
+    run[model] = weights_of(run[model], None)
+    run[optimizer] = state_dict_of(run[optimizer], None)
     return run
 
 
-def is_list_of(kind: type, value: Any) -> bool:
+def import_torch() -> Any:
+    return imported("torch", "PyTorch's files and tensors need torch")
+
+
+def _loaded(foreign: Any, key: str | None) -> Any:
+    """What is in a file, or one entry of it, without pickle; or what is no path."""
+    if key is not None:
+        check_name("key", key)
+    if not isinstance(foreign, (str, PathLike)):
+        return foreign
+    path = fspath(foreign)
+    file = f"The file {path!r}"
+    if path.endswith(".safetensors"):
+        library = imported("safetensors.numpy", "Files of safetensors need it")
+        with reading(file, " as safetensors"):
+            return library.load_file(path)
+    torch = import_torch()
+    check_archive(path)
+    kind = " as a PyTorch checkpoint of plain tensors (`weights_only=True`)"
+    with reading(file, kind):
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except (UnpicklingError, RuntimeError) as error:
+            if "weights_only" not in str(error):
+                raise
+            why = re.search(r"WeightsUnpickler error: (.*?)(\. |\n|$)", str(error))
+            raise ValueError(
+                f"{why[1] if why else 'it is of an old format'}. If you trust the file, "
+                "which may run any code, give what `torch.load(path, map_location='cpu', "
+                "weights_only=False)` returns in its place."
+            ) from error
+    if key is None:
+        return loaded
+    if not isinstance(loaded, Mapping) or key not in loaded:
+        there = list(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
+        raise ValueError(f"{file} lacks {key!r}: it holds {there}.")
+    return loaded[key]
+
+
+def state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
+    """The optimizer's state dictionary, wherever it is."""
+    is_path = isinstance(foreign, (str, PathLike))
+    name = f"The file {fspath(foreign)!r}" if is_path else "The PyTorch state"
+    foreign = _loaded(foreign, key)
+    if isinstance(foreign, (list, tuple)):  # Lightning has a list of optimizers
+        if len(foreign) != 1:
+            raise ValueError(
+                f"{name} is a list of {len(foreign)}: give the state of one optimizer."
+            )
+        (foreign,) = foreign
+    if not isinstance(foreign, Mapping):
+        raise TypeError(
+            f"{name} must be a mapping with `state` and `param_groups`, as "
+            f"`optimizer.state_dict()` returns it, got {type(foreign).__name__}."
+        )
+    foreign = _by_number(foreign)
+    if not {"state", "param_groups"} <= set(foreign):
+        raise ValueError(
+            f"{name} must hold `state` and `param_groups`, got {list(foreign)}: if the "
+            "optimizer's state is one of these, name it with `key`, or give it alone."
+        )
+    groups, state = foreign["param_groups"], foreign["state"]
+    entries = state.values() if isinstance(state, Mapping) else [state]
+    if not all(isinstance(x, Mapping) and _is_list_of(str, list(x)) for x in entries):
+        raise ValueError(f"{name} has no mapping of slots in each entry of `state`.")
+    if not isinstance(groups, (list, tuple)):
+        raise ValueError(
+            f"{name} must have a list in `param_groups`, got {quoted(groups)}."
+        )
+    for i, group in enumerate(groups):
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise ValueError(f"{name} lacks `param_groups[{i}]['params']`.")
+        params, names = group["params"], group.get("param_names", [])
+        if not _is_list_of(int, params) or not _is_list_of(str, names):
+            raise ValueError(
+                f"`param_groups[{i}]` of {name} must have a list of numbers in `params` "
+                f"and of names in `param_names`, got {quoted(params)} and "
+                f"{quoted(names)}."
+            )
+    numbers = [number for group in groups for number in group["params"]]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{name} has a parameter twice in `param_groups`: {numbers}.")
+    return foreign
+
+
+def weights_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
+    """The weights by name, wherever they are."""
+    is_path = isinstance(foreign, (str, PathLike))
+    name = f"The weights in {fspath(foreign)!r}" if is_path else "The weights"
+    foreign = _loaded(foreign, key)
+    there = foreign if isinstance(foreign, Mapping) else {None: foreign}
+    for entry, tensor in there.items():
+        if not isinstance(entry, str) or not is_array(tensor):
+            what = quoted(foreign) if entry is None else f"{entry!r}: {quoted(tensor)}"
+            raise ValueError(
+                f"{name} must be a mapping from names to tensors, as "
+                f"`model.state_dict()` returns it, got {what}. Of a file, name the entry "
+                "with `key`."
+            )
+    return there
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
     """Whether it is a list of these; True and False are no numbers."""
     return isinstance(value, (list, tuple)) and all(
         isinstance(x, kind) and not isinstance(x, bool) for x in value
     )
 
 
-def by_number(given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _by_number(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """An optimizer's state with numbers and names, of one that has names alone.
 
     Such is that of `torch.distributed`, nested or flat.
@@ -58,7 +175,7 @@ def by_number(given: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(groups, list) or not isinstance(state, Mapping):
         return given
     if not all(
-        isinstance(g, Mapping) and is_list_of(str, g.get("params")) for g in groups
+        isinstance(g, Mapping) and _is_list_of(str, g.get("params")) for g in groups
     ):
         return given
     names = [name for group in groups for name in group["params"]]
@@ -92,8 +209,8 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_given(numbered: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """An optimizer's state in the form of ``given``, from which `by_number` made one."""
-    if by_number(given) is given:
+    """An optimizer's state in the form of ``given``, from which `_by_number` made one."""
+    if _by_number(given) is given:
         return numbered
     names = names_of(numbered["param_groups"]) or []
     state = {names[i]: slots for i, slots in numbered["state"].items()}

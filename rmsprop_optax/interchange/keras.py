@@ -7,7 +7,8 @@ What a function does not say of its arguments is on the page of
 [`interchange`][rmsprop_optax.interchange].
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, NamedTuple
@@ -19,12 +20,10 @@ from rmsprop_optax._chain import build
 from rmsprop_optax._config import is_on
 from rmsprop_optax._foundation._checks import check_names
 from rmsprop_optax._foundation._schedules import as_rate
-from rmsprop_optax._foundation._trees import map_with_keys, path_of
 from rmsprop_optax._foundation._types import LearningRate, Mask, PyTree
 from rmsprop_optax.interchange._foreign import (
     Convert,
     Place,
-    Stored,
     as_count,
     as_number,
     check_slot,
@@ -36,14 +35,16 @@ from rmsprop_optax.interchange._hyperparams import (
     compare,
     configurations,
     foreign_run,
-    parameters_of,
     partitioned,
 )
-from rmsprop_optax.interchange._keras_files import (
-    read_configuration,
-    read_variables,
-    read_weights,
-    write_variables,
+from rmsprop_optax.interchange._keras_files import write_variables
+from rmsprop_optax.interchange._keras_runs import (
+    as_array,
+    configuration_of,
+    decays_of,
+    parameter_names,
+    values_of,
+    weights_of,
 )
 from rmsprop_optax.interchange._matching import (
     Layout,
@@ -62,12 +63,11 @@ from rmsprop_optax.interchange._slots import (
     Slots,
     read,
     read_for,
-    read_loss_scale,
     write,
-    write_loss_scale,
 )
-from rmsprop_optax.interchange._tf_keras import Model, Optimizer, adapted
+from rmsprop_optax.interchange._tf_keras import Model, adapted
 from rmsprop_optax.transforms._averaging import AverageParamsState
+from rmsprop_optax.transforms._weight_decay import exclude_paths
 from rmsprop_optax.wrappers._accumulation import AccumulateGradientsState
 from rmsprop_optax.wrappers._loss_scale import DynamicLossScaleState, dynamic_loss_scale
 
@@ -139,7 +139,7 @@ def import_run(
       FileNotFoundError: [Errno 2] No such file or directory: 'none.keras'
     """
     foreign = adapted(foreign)
-    theirs, read_array = _model_weights(foreign)
+    theirs, arrays = weights_of(foreign)
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, convert, ignored, "/")
     held = read(opt_state).nu
@@ -147,7 +147,7 @@ def import_run(
     if order is None and trained is not None:
         order = [weights[v.path].path for v in trained]
         order = [path for path in order if path in held]
-    moved = import_weights(params, weights, read_array)
+    moved = import_weights(params, weights, arrays)
     opt_state = import_state(
         getattr(foreign, "optimizer", foreign),
         opt_state,
@@ -202,21 +202,21 @@ def transformation(
       g = g min(1, 1 / ‖g‖)             each leaf clipped
     """
     foreign = adapted(foreign)
-    theirs, _ = _model_weights(foreign)
+    theirs, _ = weights_of(foreign)
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, None, ignored, "/")
     optimizer = getattr(foreign, "optimizer", foreign)
     variables = getattr(foreign, "trainable_variables", None)
     held = {place.path: place.like for place in weights.values()}
     if order is not None:
-        trained = list(check_names("order", order))
+        trained = check_names("order", order)
         held = {path: held[path] for path in trained if path in held}
         match_parameters(held, trained, None, None)  # raises for what is not here
     elif variables is not None:
         trained = [weights[variable.path].path for variable in variables]
     else:
         trained = list(held)
-    dialect, numbers, scaling = _configuration(optimizer)
+    dialect, numbers, scaling = configuration_of(optimizer)
     missing = [name for name in _NUMBERS if name not in numbers]
     if missing:
         raise ValueError(
@@ -229,7 +229,7 @@ def transformation(
     numbers["learning_rate"] = learning_rate
     config = foreign_run(dialect, numbers, "the Keras run", ()).config
     if is_on(config.weight_decay) and weight_decay_mask is None:
-        decays = _decays_of(optimizer, variables)
+        decays = decays_of(optimizer, variables)
         if decays is None or variables is None:
             raise ValueError(
                 f"{quoted(optimizer)} does not tell which parameters "
@@ -237,8 +237,8 @@ def transformation(
                 '`exclude_paths("bias$")`, or `lambda params: True` for none.'
             )
         pairs = zip(variables, decays, strict=True)
-        out = {weights[v.path].path for v, there in pairs if not there}
-        weight_decay_mask = _all_but(out) if out else None
+        out = [f"^{re.escape(weights[v.path].path)}$" for v, there in pairs if not there]
+        weight_decay_mask = exclude_paths(*out) if out else None
     tx = build(replace(config, weight_decay_mask=weight_decay_mask))
     tx = partitioned([(tx, trained)], params)
     if not scaling:
@@ -246,12 +246,6 @@ def transformation(
     scale = as_number(scaling["initial_scale"], "`initial_scale` of the Keras run")
     steps = as_count(scaling["dynamic_growth_steps"], "The growth steps of the Keras run")
     return dynamic_loss_scale(tx, scale, steps)
-
-
-def _all_but(paths: Collection[str]) -> Mask:
-    return lambda params: map_with_keys(
-        lambda keys, _: path_of(keys) not in paths, params
-    )
 
 
 def _rate(saved: Any) -> LearningRate:
@@ -263,7 +257,7 @@ def _rate(saved: Any) -> LearningRate:
         return keras_schedule(saved)
     if callable(saved):
         raise ValueError(f"The learning rate is {saved!r}: give `learning_rate`.")
-    return as_number(_as_array(saved), _RATE)
+    return as_number(as_array(saved), _RATE)
 
 
 def import_params(
@@ -305,9 +299,9 @@ def import_params(
       >>> print(params["dense"]["kernel"].T)
       [[1. 1.]]
     """
-    theirs, read_array = _model_weights(foreign)
+    theirs, arrays = weights_of(foreign)
     weights = find_weights(params, theirs, names, layouts, convert, ignore, "/")
-    return import_weights(params, weights, read_array)
+    return import_weights(params, weights, arrays)
 
 
 def export_params(
@@ -339,11 +333,11 @@ def export_params(
       >>> interchange.keras.export_params({"dense": {"bias": jnp.ones(2)}}, model)
       {'model/dense/bias': array([1., 1.], dtype=float32)}
     """
-    theirs, read_array = _model_weights(like)
+    theirs, arrays = weights_of(like)
     weights = find_weights(
         params, theirs, names, layouts, convert, ignore, "/", export=True
     )
-    return export_weights(weights, lambda name: read_array(name).shape)
+    return export_weights(weights, arrays)
 
 
 def import_state(
@@ -357,9 +351,8 @@ def import_state(
 ) -> PyTree:
     """Puts the state of a Keras optimizer into one of ours.
 
-    The hyperparameters of the run are compared with those of ``tx``, as far as they are
-    known. An optimizer and a ``.keras`` file have all of them; arrays and a
-    ``.weights.h5`` file have only the learning rate.
+    An optimizer and a ``.keras`` file have all numbers of the run, which are compared
+    with those of ``tx``; arrays and a ``.weights.h5`` file only the learning rate.
 
     Args:
       foreign: The optimizer itself, built, or the LossScaleOptimizer around it, whose
@@ -376,9 +369,8 @@ def import_state(
       it too; else the transformation's own goes on.
 
     Raises:
-      ValueError: For what does not fit, by variable and path: too many or too few, a
-        wrong shape or dtype, values that are not finite, a file that is damaged, numbers
-        that are not those of ``tx``.
+      ValueError: For what does not fit, by variable and path; for a damaged file, and
+        numbers that are not those of ``tx``.
       ImportError: For a path, where h5py is missing.
 
     Examples:
@@ -406,17 +398,15 @@ def import_state(
         for path, injected in (current.hyperparams or {}).items()
         if run.rate is not None
     }
-    imported = Slots(
-        updates=updates, micro=micro, calls=calls, hyperparams=rates, **result
-    )
-    opt_state = write(opt_state, imported)
-    if not run.scaling:
-        return opt_state
-    scale = LossScale(
-        as_number(run.scaling[3], "`dynamic_scale` of the Keras state"),
-        as_count(run.scaling[2], "`step_counter` of the Keras state"),
-    )
-    return write_loss_scale(opt_state, scale, "The Keras state")
+    if run.scaling:
+        held = current.loss_scale is not None
+        check_slot(LOSS_SCALE, True, held, "The Keras state")
+        result["loss_scale"] = LossScale(
+            as_number(run.scaling[3], "`dynamic_scale` of the Keras state"),
+            as_count(run.scaling[2], "`step_counter` of the Keras state"),
+        )
+    slots = Slots(updates, micro, calls, hyperparams=rates, **result)
+    return write(opt_state, slots)
 
 
 def export_state(
@@ -459,7 +449,7 @@ def export_state(
     current = read_for("Keras's RMSprop", opt_state, step, holds)
     configs = configurations(tx, opt_state, current)
     run = _read(like, current, configs, order, convert, ignore)
-    scale = read_loss_scale(opt_state)
+    scale = current.loss_scale
     check_slot(LOSS_SCALE, bool(run.scaling), scale is not None, "`like`")
     k = _steps(current, configs)
     if current.updates is not None:
@@ -513,25 +503,6 @@ def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
     write_variables(fspath(path), arrays)
 
 
-def _model_weights(foreign: Any) -> tuple[list[str], Callable[[str], Any]]:
-    """The names in a model or its file, some maybe twice; and the array of a name."""
-    foreign = adapted(foreign)
-    if isinstance(foreign, (str, PathLike)):
-        arrays = read_weights(fspath(foreign))
-        return list(arrays), arrays.__getitem__
-    if not hasattr(foreign, "weights"):
-        raise TypeError(f"`foreign` must be a Keras model or its file, got {foreign!r}.")
-    variables = {variable.path: variable for variable in foreign.weights}
-    names = [variable.path for variable in foreign.weights]
-    return names, lambda name: _as_array(variables[name])
-
-
-def _as_array(variable: Any) -> np.ndarray | Stored:
-    value = getattr(variable, "value", variable)
-    value = value() if callable(value) else value  # TensorFlow has a method
-    return value if isinstance(value, Stored) else np.asarray(value)
-
-
 class _Run(NamedTuple):
     """What an optimizer of Keras holds.
 
@@ -566,8 +537,8 @@ def _read(
             "one, each with the state in `inner_states` of `optax.partition` that has "
             "its parameters, the transformation of that part, and `order`."
         )
-    values = _values(foreign)
-    dialect, numbers, _ = _configuration(foreign)
+    values = values_of(foreign)
+    dialect, numbers, _ = configuration_of(foreign)
     current.check_rate_place(True, "Keras", dialect)
     order = None if order is None else check_names("order", order)
     held = [slot for slot in _SLOTS if getattr(current, slot) is not None]
@@ -584,7 +555,7 @@ def _read(
             f"schedule), {counted}. Build the transformation with the options of the run."
         )
     start = heads + held.index("nu") * n
-    names = _parameter_names(foreign, slice(start, start + n))
+    names = parameter_names(foreign, slice(start, start + n))
     matched = match_parameters(current.nu, order, names, convert)
     places = [place for place in matched if place is not None]
     # The rate is a number of its own in tf.keras; a schedule is none.
@@ -592,45 +563,15 @@ def _read(
     own = values[len(scaling) : heads]
     rate = own[1] if len(own) == 2 else rate
     rate = None if isinstance(rate, Mapping) or rate is None else as_number(rate, _RATE)
-    decays = _decays(foreign, places, configs)
+    decays = decays_of(foreign, getattr(foreign, "_trainable_variables", None))
+    if decays is None:  # a file does not tell: what `tx` excludes, if some decay at all
+        decays = [bool(is_on(configs[place.path].weight_decay)) for place in places]
+        decays = decays if any(decays) else [True] * len(places)
     _compare(dialect, numbers, rate, places, decays, configs, current, ignore)
     slots = [(slot, place) for slot in held for place in places]
     variables = zip(slots, values[heads:], strict=True)
     placed = [(slot, place, value) for (slot, place), value in variables]
     return _Run(scaling, own, rate, placed)
-
-
-def _values(foreign: Any) -> list[Any]:
-    """The arrays of the variables, wherever they are."""
-    if isinstance(foreign, (str, PathLike)):
-        return [*read_variables(fspath(foreign))]
-    if isinstance(foreign, Mapping):
-        missing = [str(i) for i in range(len(foreign)) if str(i) not in foreign]
-        if missing:
-            raise ValueError(f"The Keras state lacks the variables {missing}.")
-        return [np.asarray(foreign[str(i)]) for i in range(len(foreign))]
-    variables = getattr(foreign, "variables", foreign)
-    if not isinstance(variables, Sequence):
-        raise TypeError(
-            "`foreign` (or `like`) must be a Keras optimizer, its variables or a file, "
-            f"got {foreign!r}."
-        )
-    return [_as_array(variable) for variable in variables]
-
-
-def _parameter_names(foreign: Any, velocities: slice) -> list[str] | None:
-    """Keras's names of the parameters, in those of the optimizer's own variables."""
-    variables = getattr(foreign, "variables", ())[velocities]
-    names = [variable.path for variable in variables if hasattr(variable, "path")]
-    if not names:
-        return None
-    others = [name for name in names if not name.endswith("_velocity")]
-    if others:
-        raise ValueError(
-            f"{quoted(foreign)} is no RMSprop with the options of the optimizer state: "
-            f"it has {others} where `velocity` is expected."
-        )
-    return [name.removesuffix("_velocity") for name in names]
 
 
 def _compare(
@@ -661,52 +602,6 @@ def _compare(
         moved = {"learning_rate"} if set(RATE_NAMES) & set(injected) else set()
         run = decaying if decays_there else excluded
         compare(run, configs[place.path], ignored | moved, place.path)
-
-
-def _decays(foreign: Any, where: list[Place], configs: Configs) -> list[bool]:
-    """Which parameters decay in Keras, in the order of ``where``.
-
-    A file does not tell: then it is what `tx` excludes, if some decay at all.
-    """
-    known = _decays_of(foreign, getattr(foreign, "_trainable_variables", None))
-    if known is not None:
-        return known
-    here = [bool(is_on(configs[place.path].weight_decay)) for place in where]
-    return here if any(here) else [True] * len(where)
-
-
-def _decays_of(foreign: Any, variables: Sequence[Any] | None) -> list[bool] | None:
-    """Which decay after `exclude_from_weight_decay`; None where that is not known."""
-    if isinstance(foreign, Optimizer):
-        return foreign.decays
-    foreign = getattr(foreign, "inner_optimizer", foreign)
-    decays = getattr(foreign, "_use_weight_decay", None)
-    if not variables or decays is None:
-        return None
-    return [bool(decays(variable)) for variable in variables]
-
-
-def _configuration(foreign: Any) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
-    """The dialect of the optimizer, and its arguments where they are known.
-
-    And those of a LossScaleOptimizer around it.
-    """
-    scaling: Mapping[str, Any] = {}
-    if isinstance(foreign, (str, PathLike)):
-        dialect, numbers, scaling = read_configuration(fspath(foreign))
-    elif isinstance(foreign, Optimizer):
-        dialect, numbers = foreign.dialect, dict(foreign.numbers)
-    else:
-        if hasattr(foreign, "inner_optimizer"):
-            scaling, foreign = vars(foreign), foreign.inner_optimizer
-        names = [name for name in parameters_of("keras") if hasattr(foreign, name)]
-        dialect, numbers = "keras", {name: getattr(foreign, name) for name in names}
-        # The property calls a schedule.
-        numbers["learning_rate"] = getattr(foreign, "_learning_rate", None)
-    if not numbers.get("use_ema"):
-        numbers.pop("ema_momentum", None)
-        numbers.pop("ema_overwrite_frequency", None)
-    return dialect, numbers, scaling
 
 
 def _steps(current: Slots, configs: Configs) -> int:

@@ -4,10 +4,8 @@ What a function does not say of its arguments is on the page of
 [`interchange`][rmsprop_optax.interchange].
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from os import PathLike, fspath
-from pickle import UnpicklingError
+from os import PathLike
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -24,13 +22,8 @@ from rmsprop_optax.interchange._foreign import (
     as_count,
     as_number,
     cast,
-    check_archive,
     check_keys,
     check_slot,
-    imported,
-    is_array,
-    quoted,
-    reading,
 )
 from rmsprop_optax.interchange._hyperparams import (
     Configs,
@@ -51,23 +44,24 @@ from rmsprop_optax.interchange._matching import (
     moment_converts,
 )
 from rmsprop_optax.interchange._slots import (
+    LOSS_SCALE,
     RATE_NAMES,
     LossScale,
     Slots,
     read,
     read_for,
     write,
-    write_loss_scale,
 )
 from rmsprop_optax.interchange._torch_runs import (
     as_given,
-    by_number,
-    is_list_of,
+    import_torch,
     names_of,
     order_of_model,
+    read_run,
     scaling_of,
     scheduled,
-    state_dicts,
+    state_dict_of,
+    weights_of,
 )
 from rmsprop_optax.wrappers._loss_scale import dynamic_loss_scale
 
@@ -151,14 +145,14 @@ def import_run(
       ...     run, params, tx.init(params), tx
       ... )
     """
-    run = _read_run(foreign, model, optimizer)
+    run = read_run(foreign, model, optimizer)
     theirs, state_dict = run[model], run[optimizer]
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, convert, ignored, ".")
     held = read(opt_state).nu
     if order is None:
         order = order_of_model(weights, theirs, state_dict["param_groups"], held)
-    moved = import_weights(params, weights, theirs.__getitem__)
+    moved = import_weights(params, weights, theirs)
     opt_state = import_state(
         state_dict,
         opt_state,
@@ -172,18 +166,11 @@ def import_run(
     if scaling is not None:
         scale = as_number(scaling["scale"], f"`scale` of {scaler!r}")
         count = as_count(scaling["_growth_tracker"], f"`_growth_tracker` of {scaler!r}")
-        opt_state = write_loss_scale(opt_state, LossScale(scale, count), repr(scaler))
+        slots = read(opt_state)
+        check_slot(LOSS_SCALE, True, slots.loss_scale is not None, repr(scaler))
+        slots = slots._replace(loss_scale=LossScale(scale, count))
+        opt_state = write(opt_state, slots)
     return moved, opt_state
-
-
-def _read_run(foreign: Any, model: str, optimizer: str) -> dict[str, Any]:
-    """The state dictionaries of a checkpoint or its file by key."""
-    if isinstance(foreign, (str, PathLike)):
-        foreign = _load(foreign, None)
-    run = state_dicts(foreign, model, optimizer)
-    weights, state = run[model], run[optimizer]
-    known = {model: _weights_of(weights, None), optimizer: _state_dict_of(state, None)}
-    return run | known
 
 
 def transformation(
@@ -239,7 +226,7 @@ def transformation(
     """
     check_name("scheduler", scheduler)
     check_whole_number("updates_per_epoch", updates_per_epoch, least=1)
-    run = _read_run(foreign, model, optimizer)
+    run = read_run(foreign, model, optimizer)
     theirs, state_dict = run[model], run[optimizer]
     ignored = check_names("ignore_weights", ignore_weights)
     weights = find_weights(params, theirs, names, layouts, None, ignored, ".")
@@ -318,11 +305,9 @@ def import_params(
       >>> bool((params["hidden"]["kernel"] == model[0].weight.detach().numpy().T).all())
       True
     """
-    if key is not None:
-        check_name("key", key)
-    theirs = _weights_of(foreign, key)
+    theirs = weights_of(foreign, key)
     weights = find_weights(params, theirs, names, layouts, convert, ignore, ".")
-    return import_weights(params, weights, theirs.__getitem__)
+    return import_weights(params, weights, theirs)
 
 
 def export_params(
@@ -356,11 +341,11 @@ def export_params(
       >>> model.load_state_dict(interchange.torch.export_params(params, like))
       <All keys matched successfully>
     """
-    torch = _import_torch()
+    torch = import_torch()
     weights = find_weights(
         params, like, names, layouts, convert, ignore, ".", export=True
     )
-    arrays = export_weights(weights, lambda name: like[name].shape)
+    arrays = export_weights(weights, like)
     result = dict(like)
     for name, array in arrays.items():
         # NumPy's bfloat16 is none that PyTorch knows.
@@ -384,10 +369,6 @@ def import_state(
 ) -> PyTree:
     """Puts the state of a PyTorch optimizer into one of ours.
 
-    PyTorch numbers its parameters in the order in which the optimizer got them, group
-    after group; ours have paths, such as ``dense/kernel``, and their order is that of
-    `jax.tree.leaves` (dictionaries are sorted by key).
-
     Args:
       foreign: What ``optimizer.state_dict()`` returned, or `get_optimizer_state_dict` of
         `torch.distributed`, nested or flat; or the path of a file that `torch.save`
@@ -395,8 +376,8 @@ def import_state(
       tx: [`dialects.torch`][rmsprop_optax.dialects], or `optax.partition` of several for
         parameter groups; `dialects.timm` for a run of timm's RMSpropTF. The numbers of
         each group must be those of its parameters here.
-      order: With None for a parameter that is frozen there and not held here; or a
-        mapping from path to name, for an optimizer that was built from
+      order: Group after group, with None for a parameter that is frozen there and not
+        held here; or a mapping from path to name, for an optimizer that was built from
         ``model.named_parameters()``.
       fresh: The paths of parameters that PyTorch has no state for, because they were
         frozen: they keep what they have in ``opt_state``.
@@ -406,9 +387,8 @@ def import_state(
       parameter group are in it too, the learning rate among them.
 
     Raises:
-      ValueError: For what does not fit, by key and path: missing or unknown keys, a
-        wrong shape or dtype, values that are not finite, a file that is damaged, numbers
-        that are not those of ``tx``.
+      ValueError: For what does not fit, by key and path; for a damaged file, and
+        numbers that are not those of ``tx``.
       ImportError: For a path, where torch is missing.
 
     Examples:
@@ -424,9 +404,7 @@ def import_state(
       >>> print(optax.tree.get(opt_state, "nu")["scale"])
       [4. 9.]
     """
-    if key is not None:
-        check_name("key", key)
-    state_dict = _state_dict_of(foreign, key)
+    state_dict = state_dict_of(foreign, key)
     state = state_dict["state"]
     current = read(opt_state)
     groups = _read_groups(state_dict, current.nu, order, convert, "The PyTorch state")
@@ -505,8 +483,8 @@ def export_state(
       >>> result["state"][0]["square_avg"]
       tensor([4., 9.])
     """
-    torch = _import_torch()
-    given, like = like, _state_dict_of(like, None)
+    torch = import_torch()
+    given, like = like, state_dict_of(like, None)
     current = read_for("PyTorch", opt_state, step)
     groups = _read_groups(like, current.nu, order, convert, "`like`")
     count = current.updates
@@ -657,101 +635,3 @@ def _one_step(steps: Mapping[Any, int]) -> int:
         )
     (step,) = set(steps.values()) or {0}
     return step
-
-
-def _import_torch() -> Any:
-    return imported("torch", "PyTorch's files and tensors need torch")
-
-
-def _load(path: str | PathLike[str], key: str | None) -> Any:
-    """What `torch.save` wrote, or one entry of it, without pickle."""
-    torch, file = _import_torch(), f"The file {str(path)!r}"
-    check_archive(fspath(path))
-    kind = " as a PyTorch checkpoint of plain tensors (`weights_only=True`)"
-    with reading(file, kind):
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError) as error:
-            if "weights_only" not in str(error):
-                raise
-            why = re.search(r"WeightsUnpickler error: (.*?)(\. |\n|$)", str(error))
-            raise ValueError(
-                f"{why[1] if why else 'it is of an old format'}. If you trust the file, "
-                "which may run any code, give what `torch.load(path, map_location='cpu', "
-                "weights_only=False)` returns in its place."
-            ) from error
-    if key is None:
-        return loaded
-    if not isinstance(loaded, Mapping) or key not in loaded:
-        there = list(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
-        raise ValueError(f"{file} lacks {key!r}: it holds {there}.")
-    return loaded[key]
-
-
-def _state_dict_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
-    """The optimizer's state dictionary, wherever it is."""
-    name = "The PyTorch state"
-    if isinstance(foreign, (str, PathLike)):
-        name = f"The file {str(foreign)!r}"
-        foreign = _load(foreign, key)
-    if isinstance(foreign, (list, tuple)):  # Lightning has a list of optimizers
-        if len(foreign) != 1:
-            raise ValueError(
-                f"{name} is a list of {len(foreign)}: give the state of one optimizer."
-            )
-        (foreign,) = foreign
-    if not isinstance(foreign, Mapping):
-        raise TypeError(
-            f"{name} must be a mapping with `state` and `param_groups`, as "
-            f"`optimizer.state_dict()` returns it, got {type(foreign).__name__}."
-        )
-    foreign = by_number(foreign)
-    if not {"state", "param_groups"} <= set(foreign):
-        raise ValueError(
-            f"{name} must hold `state` and `param_groups`, got {list(foreign)}: if the "
-            "optimizer's state is one of these, name it with `key`, or give it alone."
-        )
-    groups, state = foreign["param_groups"], foreign["state"]
-    entries = state.values() if isinstance(state, Mapping) else [state]
-    if not all(isinstance(x, Mapping) and is_list_of(str, list(x)) for x in entries):
-        raise ValueError(f"{name} has no mapping of slots in each entry of `state`.")
-    if not isinstance(groups, (list, tuple)):
-        raise ValueError(
-            f"{name} must have a list in `param_groups`, got {quoted(groups)}."
-        )
-    for i, group in enumerate(groups):
-        if not isinstance(group, Mapping) or "params" not in group:
-            raise ValueError(f"{name} lacks `param_groups[{i}]['params']`.")
-        params, names = group["params"], group.get("param_names", [])
-        if not is_list_of(int, params) or not is_list_of(str, names):
-            raise ValueError(
-                f"`param_groups[{i}]` of {name} must have a list of numbers in `params` "
-                f"and of names in `param_names`, got {quoted(params)} and "
-                f"{quoted(names)}."
-            )
-    numbers = [number for group in groups for number in group["params"]]
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"{name} has a parameter twice in `param_groups`: {numbers}.")
-    return foreign
-
-
-def _weights_of(foreign: Any, key: str | None) -> Mapping[str, Any]:
-    """The weights by name, wherever they are."""
-    name = "The weights"
-    if isinstance(foreign, (str, PathLike)):
-        name = f"The weights in {fspath(foreign)!r}"
-        if fspath(foreign).endswith(".safetensors"):
-            library = imported("safetensors.numpy", "Files of safetensors need it")
-            with reading(f"The file {fspath(foreign)!r}", " as safetensors"):
-                return library.load_file(fspath(foreign))
-        foreign = _load(foreign, key)
-    there = foreign if isinstance(foreign, Mapping) else {None: foreign}
-    for entry, tensor in there.items():
-        if not isinstance(entry, str) or not is_array(tensor):
-            what = quoted(foreign) if entry is None else f"{entry!r}: {quoted(tensor)}"
-            raise ValueError(
-                f"{name} must be a mapping from names to tensors, as "
-                f"`model.state_dict()` returns it, got {what}. Of a file, name the entry "
-                "with `key`."
-            )
-    return there
