@@ -284,9 +284,9 @@ class Checkpoints:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {self.folder} is of another "
                 f"configuration: {found}. Restore it with the optimizer that it was "
-                "saved with. Give `partial=True` for a part of its tree, or "
-                "`check_description=False` to go on with other numbers; or start a run "
-                "in another folder."
+                f"saved with{'' if partial else ', with `partial=True` a part of it'}, "
+                "or with `check_description=False` go on with other numbers. A new run "
+                "needs a folder of its own."
             )
         leaves, structure = jax.tree.flatten(like)
         targets = _by_number(zip(numbers, map(_target, leaves), strict=True))

@@ -77,7 +77,9 @@ def _is_count(x: Any) -> bool:
 
 def _is_mask(x: Any) -> bool:
     leaves = jax.tree.leaves(x)
-    return callable(x) or all(isinstance(leaf, (bool, np.bool_)) for leaf in leaves)
+    return callable(x) or all(
+        jnp.issubdtype(jnp.result_type(leaf), bool) for leaf in leaves
+    )
 
 
 def _is_names(x: Any) -> bool:

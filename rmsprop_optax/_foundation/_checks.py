@@ -206,7 +206,14 @@ def mask_of(mask: Any, tree: PyTree) -> Any:
 def _holds_booleans(mask: Any) -> bool:
     """Whether all leaves are booleans: a mask of a module may be callable as that is."""
     leaves = jax.tree.leaves(mask)
-    return bool(leaves) and all(isinstance(x, (bool, np.bool_)) for x in leaves)
+    return bool(leaves) and all(map(_is_boolean, leaves))
+
+
+def _is_boolean(x: Any) -> bool:
+    """One boolean, or an array of one, as a map over a tree of arrays gives it."""
+    if isinstance(x, (np.ndarray, jax.Array)) and not isinstance(x, Tracer):
+        return x.dtype == bool and x.shape == ()
+    return isinstance(x, (bool, np.bool_))
 
 
 def check_mask(name: str, value: Any) -> None:
@@ -218,7 +225,7 @@ def check_mask(name: str, value: Any) -> None:
         if count_required_arguments(name, value, kind) != 1:
             raise TypeError(f"`{name}` must be {kind}, got {value!r}.")
         return
-    wrong = [x for x in jax.tree.leaves(value) if not isinstance(x, (bool, np.bool_))]
+    wrong = [x for x in jax.tree.leaves(value) if not _is_boolean(x)]
     raise TypeError(
         f"`{name}` must be a tree of booleans or a function of the parameters that "
         f"returns one, got {(wrong or [value])[0]!r}: to name parameters by their paths, "
@@ -229,7 +236,7 @@ def check_mask(name: str, value: Any) -> None:
 
 def check_parameter_mask(name: str, value: Any) -> None:
     """A mask that is not one boolean for all parameters."""
-    if isinstance(value, (bool, np.bool_)):
+    if _is_boolean(value):
         raise TypeError(
             f"`{name}` must say which parameters it holds for, got {value!r}. "
             "`optax.inject_hyperparams` takes a function for a schedule, and its result "

@@ -31,6 +31,10 @@ _DEPTH = 64  # of groups: Keras has two for each model inside a model
 _NAME = 256  # characters of a layer's name
 _CONFIGURATION = 2**24  # bytes: as lists of Python, JSON takes 20 times as many
 
+# Of the LossScaleOptimizer that Keras itself puts around the optimizer of a
+# `mixed_float16` model. A file has its variables, and no configuration of it.
+_SCALING = {"initial_scale": 2.0**15, "dynamic_growth_steps": 2000}
+
 
 def read_variables(path: str) -> list[Stored]:
     """The arrays under `optimizer/vars`, by number."""
@@ -152,15 +156,25 @@ def read_configuration(path: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         if optimizer.get("class_name") == "LossScaleOptimizer":
             scaling = dict(optimizer["config"])
             optimizer = scaling["inner_optimizer"]
+        elif _has_inner_optimizer(path):
+            scaling = dict(_SCALING)
         name, arguments = optimizer.get("class_name", "RMSprop"), optimizer.get("config")
         arguments = dict(arguments or {})
         old = False
         if "metadata.json" in archive.namelist():
             version = _json(archive, "metadata.json").get("keras_version", "")
             old = version.startswith("2.")
-    if name.lower() != "rmsprop":
+    if str(name).lower() != "rmsprop":
         raise ValueError(f"The file {path!r} holds the optimizer {name}, no RMSprop.")
     return "tf_keras_2_11" if old else "keras", arguments, scaling
+
+
+def _has_inner_optimizer(path: str) -> bool:
+    group = _h5py().Group
+    file = _opened(path, io.BytesIO(_read(path)))
+    return _is_own(file, "optimizer", group) and _is_own(
+        file["optimizer"], "inner_optimizer", group
+    )
 
 
 def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:

@@ -145,8 +145,7 @@ def import_run(
     held = read(opt_state).nu
     trained = getattr(foreign, "trainable_variables", None)
     if order is None and trained is not None:
-        order = [weights[v.path].path for v in trained]
-        order = [path for path in order if path in held]
+        order = [path for path in _paths(trained, weights) if path in held]
     moved = import_weights(params, weights, arrays)
     opt_state = import_state(
         getattr(foreign, "optimizer", foreign),
@@ -213,7 +212,7 @@ def transformation(
         held = {path: held[path] for path in trained if path in held}
         match_parameters(held, trained, None, None)  # raises for what is not here
     elif variables is not None:
-        trained = [weights[variable.path].path for variable in variables]
+        trained = _paths(variables, weights)
     else:
         trained = list(held)
     dialect, numbers, scaling = configuration_of(optimizer)
@@ -246,6 +245,17 @@ def transformation(
     scale = as_number(scaling["initial_scale"], "`initial_scale` of the Keras run")
     steps = as_count(scaling["dynamic_growth_steps"], "The growth steps of the Keras run")
     return dynamic_loss_scale(tx, scale, steps)
+
+
+def _paths(variables: Sequence[Any], weights: Mapping[str, Place]) -> list[str]:
+    """Ours of Keras's trainable variables, in their order."""
+    unknown = [v.path for v in variables if v.path not in weights]
+    if unknown:
+        raise ValueError(
+            f"The Keras model trains {unknown}, which `ignore_weights` leaves out: "
+            "its state has no place. Give `params` a leaf for each trained weight."
+        )
+    return [weights[v.path].path for v in variables]
 
 
 def _rate(saved: Any) -> LearningRate:

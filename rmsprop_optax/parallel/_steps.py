@@ -227,7 +227,17 @@ class TrainingStep:
             loss = loss / weight
         parts = jax.tree.map(self._part, grads, params, is_leaf=is_leaf)
         tx = optax.with_extra_args_support(self.tx)
-        updates, opt_state = tx.update(grads, opt_state, parts, value=loss)
+        extra_args = {"value": loss, "grad": grads}
+        try:
+            updates, opt_state = tx.update(grads, opt_state, parts, **extra_args)
+        except TypeError as error:
+            if "value_fn" not in str(error):
+                raise
+            raise TypeError(
+                "`tx` computes the loss at other parameters, as line searches do, and a "
+                "training step only gives it the loss and the gradients of this call. "
+                "Write that step with `jax.jit`."
+            ) from error
         return optax.apply_updates(parts, updates), opt_state, loss, aux
 
     def _means(self, outcomes: Outcome) -> Outcome:

@@ -26,6 +26,7 @@ from rmsprop_optax._foundation._trees import (
 from rmsprop_optax._foundation._types import PyTree
 from rmsprop_optax.sparse._row_slices import RowSlices
 from rmsprop_optax.sparse._tables import get_rows, set_rows
+from rmsprop_optax.wrappers._precision import keep_types
 
 
 @recorded
@@ -89,7 +90,8 @@ def lazy(
     ) -> tuple[PyTree, PyTree]:
         grads = [g for _, g in leaves_with_keys(updates)]
         if not any(g is None or isinstance(g, RowSlices) for g in grads):
-            return inner_update(updates, state, params, **extra_args)
+            new, new_state = inner_update(updates, state, params, **extra_args)
+            return new, keep_types(state, new_state)
         cuts = _cuts(inner_init, state, updates)
         leaves, treedef = jax.tree.flatten(state)
         moments = [(cut.owner, x) for cut, x in zip(cuts, leaves, strict=True)]
@@ -103,8 +105,10 @@ def lazy(
         if any(isinstance(g, RowSlices) for g in grads):
             extra_args["where"] = jax.tree.map(_where, updates, dense, is_leaf=is_leaf)
         rows = [cut.take(x) for cut, x in zip(cuts, leaves, strict=True)]
-        new, state = inner_update(dense, treedef.unflatten(rows), weights, **extra_args)
-        changed = zip(cuts, leaves, treedef.flatten_up_to(state), strict=True)
+        touched = treedef.unflatten(rows)
+        new, new_rows = inner_update(dense, touched, weights, **extra_args)
+        new_rows = treedef.flatten_up_to(keep_types(touched, new_rows))
+        changed = zip(cuts, leaves, new_rows, strict=True)
         state = treedef.unflatten([cut.put(x, new_x) for cut, x, new_x in changed])
         return jax.tree.map(_as_rows, updates, new, is_leaf=is_leaf), state
 
@@ -132,12 +136,12 @@ class _Cut(NamedTuple):
         return get_rows(jnp.asarray(x), self.g.indices, fill)
 
     def put(self, x: Any, rows: Any) -> Any:
-        """The array with new rows, in its own dtype."""
+        """The array with new rows."""
         if self.owner is None:
             return rows
         if self.g is None:
             return x
-        return set_rows(jnp.asarray(x), self.g.indices, rows.astype(x.dtype))
+        return set_rows(jnp.asarray(x), self.g.indices, rows)
 
 
 def _cuts(inner_init: Init, state: PyTree, updates: PyTree) -> list[_Cut]:

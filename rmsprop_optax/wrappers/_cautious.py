@@ -20,6 +20,7 @@ from rmsprop_optax._foundation._origin import recorded
 from rmsprop_optax._foundation._state_check import check_states
 from rmsprop_optax._foundation._trees import is_leaf
 from rmsprop_optax._foundation._types import PyTree
+from rmsprop_optax.wrappers._precision import keep_types
 
 
 @recorded
@@ -67,7 +68,8 @@ def cautious(
     ) -> tuple[PyTree, PyTree]:
         if where is not None:
             extra_args["where"] = where
-        new, state = inner_update(updates, state, params, **extra_args)
+        new, new_state = inner_update(updates, state, params, **extra_args)
+        state = keep_types(state, new_state)
         elements = () if where is None else (where,)
         return jax.tree.map(_agreeing, updates, new, *elements, is_leaf=is_leaf), state
 

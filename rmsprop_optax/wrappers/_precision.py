@@ -81,7 +81,7 @@ def keep_types(old: PyTree, new: PyTree) -> PyTree:
     """``new`` in the dtypes and shardings of ``old``: Optax's follow the gradients'."""
 
     def keep(old_leaf: Any, leaf: Any) -> Any:
-        if not hasattr(leaf, "dtype"):
+        if not (hasattr(leaf, "dtype") and hasattr(old_leaf, "dtype")):
             return leaf
         return sharded_like(cast(leaf, old_leaf.dtype), old_leaf)
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import exclude_paths, rmsprop, scale_loss
+from rmsprop_optax import describe, exclude_paths, rmsprop, scale_loss
 from rmsprop_optax.interchange import keras, torch
 from rmsprop_optax.interchange._schedules import keras_schedule, torch_schedule
 from tests.parity._installed import peer
@@ -359,7 +359,7 @@ def test_a_keras_run_with_a_loss_scale(source: str, tmp_path: Path) -> None:
     _assert_close(_train(tx, mine, state), keras.import_params(model, params))
 
 
-def test_a_keras_run_in_float16() -> None:
+def test_a_keras_run_in_float16(tmp_path: Path) -> None:
     """Keras puts a LossScaleOptimizer around the optimizer by itself."""
     framework = peer("keras", "keras")
     framework.config.set_dtype_policy("mixed_float16")
@@ -375,6 +375,29 @@ def test_a_keras_run_in_float16() -> None:
     assert int(state.count) == int(model.optimizer.step_counter)
     nu = model.optimizer.inner_optimizer._velocities[0]
     np.testing.assert_array_equal(optax.tree.get(state, "nu")["a"]["kernel"], nu.value)
+    # The file has the variables of that optimizer, and no configuration of it.
+    file = str(tmp_path / "run.keras")
+    model.save(file)
+    from_file = keras.transformation(file, params, order=ORDER)
+    assert describe(from_file) == describe(tx)
+    init = from_file.init(params)
+    _, read = keras.import_run(file, params, init, from_file, order=ORDER)
+    jax.tree.map(np.testing.assert_array_equal, read, state)
+
+
+def test_a_trained_weight_that_is_left_out_is_named() -> None:
+    peer("keras", "keras")
+    model = _keras_model(learning_rate=0.01)
+    _fit(model, 1)
+    params = {"a": _params()["a"]}
+    for call in (
+        lambda: keras.transformation(model, params, ignore_weights=["/b/"]),
+        lambda: keras.import_run(
+            model, params, rmsprop().init(params), rmsprop(), ignore_weights=["/b/"]
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"b/kernel.*`ignore_weights` leaves out"):
+            call()
 
 
 SCHEDULES = {

@@ -158,3 +158,14 @@ def test_the_loss_goes_to_a_transformation_that_wants_its_value(builder: Any) ->
         params, state, _ = step(params, state, batch)
     assert state[1].best_value == 1.0
     assert state[1].scale == 0.25  # two steps without progress
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_a_line_search_is_refused(builder: Any) -> None:
+    tx = optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(3))
+    params, batch = jnp.ones(16), jnp.zeros((8, 16))
+    step = builder(
+        lambda p, x: jnp.mean((x - p) ** 2), tx, jax.make_mesh((8,), ("data",))
+    )
+    with pytest.raises(TypeError, match="as line searches do"):
+        step(params, tx.init(params), batch)

@@ -81,12 +81,15 @@ class _Layers(eqx.Module):
         return self.scale * self.mlp(x + y)
 
 
-@pytest.mark.parametrize("inject", [False, True])
-def test_a_mask_that_is_a_callable_model_is_a_tree(inject: bool) -> None:
+@pytest.mark.parametrize(
+    ("inject", "kind"),
+    [(False, bool), (True, bool), (False, np.array), (False, jnp.array)],
+)
+def test_a_mask_that_is_a_callable_model_is_a_tree(inject: bool, kind: Any) -> None:
     mlp = eqx.nn.MLP(2, 1, 4, 1, key=jax.random.key(0))
     for model in (mlp, _Layers(mlp, jnp.ones(()))):
         params = eqx.filter(model, eqx.is_inexact_array)
-        mask = jax.tree.map(lambda x: x.ndim > 1, params)
+        mask = jax.tree.map(lambda x: kind(x.ndim > 1), params)
         make = rmsprop
         if inject:
             make = optax.inject_hyperparams(rmsprop, static_args=("weight_decay_mask",))
