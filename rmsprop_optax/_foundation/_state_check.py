@@ -95,8 +95,8 @@ def _check(
     def problem(wanted: Any, found: Any) -> str:
         if params is None and found is None:  # the update says it of the gradient
             return ""
-        if isinstance(found, (int, float, complex)) and hasattr(wanted, "dtype"):
-            found = np.asarray(found, wanted.dtype)  # as `jax.jit` makes an array of it
+        if isinstance(found, (int, float, complex)):  # `jax.jit` makes an array of it
+            found = np.asarray(found, getattr(wanted, "dtype", None))
         if wanted is None or not hasattr(found, "dtype"):
             same = type(wanted) is type(found) or not hasattr(wanted, "dtype")
             if is_partial or ((wanted is None) == (found is None) and same):
