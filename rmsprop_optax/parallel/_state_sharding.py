@@ -69,11 +69,25 @@ def state_sharding(
 
 
 def shardings_like(
-    tx: optax.GradientTransformation, params: PyTree, mesh: Mesh, axis: AxisName | None
+    tx: optax.GradientTransformation,
+    params: PyTree,
+    mesh: Mesh,
+    axis: AxisName | None,
+    state: PyTree = None,
 ) -> PyTree:
-    """The state sharded as its parameters are, and over ``axis`` too if there is one."""
+    """The state sharded as its parameters are, and over ``axis`` too if there is one.
+
+    ``state`` is one that is there. On automatic axes `tx.init` has cut it into as many
+    blocks as its arrays have shards, of which their types tell nothing.
+    """
     known = dict(leaves_with_keys(params, is_leaf=None))
     shapes = eval_shape(tx.init, params)
+    if jax.tree.structure(state) == jax.tree.structure(shapes):
+        shapes = jax.tree.map(
+            lambda found, shape: found if hasattr(found, "shape") else shape,
+            state,
+            shapes,
+        )
     leaves, structure = jax.tree.flatten(shapes)
     owners = [
         owner.keys if owner is not None and _is_cut(owner, leaf, known) else None

@@ -124,7 +124,7 @@ class TrainingStep:
             shardings = known[1]
         else:
             axis = self.axis_name if self.shards_state else None
-            shardings = shardings_like(self.tx, params, self.mesh, axis)
+            shardings = shardings_like(self.tx, params, self.mesh, axis, opt_state)
         opt_state = place(opt_state, shardings, self.axis_name, "Optimizer state")
         if known is None:
             known = self._programs[kind] = self._compile(params, opt_state), shardings

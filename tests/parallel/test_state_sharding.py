@@ -173,3 +173,27 @@ def test_bytes_of_shapes_and_of_nothing() -> None:
     assert parallel.bytes_per_device({"a": shape, "b": None}) == 8
     assert parallel.bytes_per_device(jax.ShapeDtypeStruct((8,), jnp.int8)) == 8
     assert parallel.bytes_per_device(()) == 0
+
+
+def test_blocks_that_init_made_for_sharded_columns() -> None:
+    """On automatic axes an array tells `init` its sharding, and a tracer does not."""
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    storage = ro.MomentStorage("int8", min_size=0, rounding="nearest")
+    tx, batch = ro.rmsprop(0.1, moment_storage=storage), jnp.arange(64.0).reshape(8, 8)
+    whole = jnp.linspace(-1.0, 1.0, 128).reshape(8, 16)
+    columns = jax.device_put(whole, jax.NamedSharding(mesh, jax.P(None, "model")))
+
+    def loss_fn(w: Any, x: Any) -> Any:
+        return jnp.mean(jnp.square(x @ w / 64))
+
+    params, state = columns, tx.init(columns)
+    step = parallel.sharded_data_parallel(loss_fn, tx, mesh)
+    for _ in range(3):
+        params, state, _ = step(params, state, batch)
+    assert state[0].scales[0].shape == (8, 2)
+    expected, init = whole, tx.init(columns)
+    for _ in range(3):
+        grads = jax.grad(loss_fn)(expected, batch)
+        updates, init = tx.update(grads, init, expected)
+        expected = optax.apply_updates(expected, updates)
+    np.testing.assert_allclose(params, expected, rtol=1e-5, atol=1e-6)
