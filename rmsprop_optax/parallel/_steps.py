@@ -227,9 +227,8 @@ class TrainingStep:
             loss = loss / weight
         parts = jax.tree.map(self._part, grads, params, is_leaf=is_leaf)
         tx = optax.with_extra_args_support(self.tx)
-        extra_args = {"value": loss, "grad": grads}
         try:
-            updates, opt_state = tx.update(grads, opt_state, parts, **extra_args)
+            updates, opt_state = tx.update(grads, opt_state, parts, value=loss)
         except TypeError as error:
             if "value_fn" not in str(error):
                 raise
