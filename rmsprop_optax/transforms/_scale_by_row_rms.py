@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -89,7 +90,7 @@ def scale_by_row_rms(
 
     def init_fn(params: PyTree) -> ScaleByRowRmsState:
         check_parameters(params)
-        init_leaf = lambda p: _init_leaf(p, initial_scale)  # noqa: E731
+        init_leaf = partial(_init_leaf, fill=initial_scale)
         return ScaleByRowRmsState(jax.tree.map(init_leaf, params, is_leaf=is_leaf))
 
     def update_fn(
