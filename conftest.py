@@ -1,7 +1,9 @@
 """Set-up of every test and doctest: 8 CPU devices, compiled programs, Keras on JAX."""
 
+import ast
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,10 +23,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 collect_ignore = [] if "OPTAX_TEST" in os.environ else ["tests/parity/_optax_own.py"]
 
 
-TORCH = ("import_run", "export_state", "export_params", "import_params", "transformation")
-NEEDED = {f"rmsprop_optax.interchange.torch.{name}": "torch" for name in TORCH}
-NEEDED["rmsprop_optax.interchange.keras.transformation"] = "keras"
-NEEDED["rmsprop_optax.interchange.tf1.import_run"] = "tensorflow"
+# Modules that a plain user may not have, and the extra `parity` brings.
+PEERS = {"tensorflow", "tf_keras", "timm", "torch"}
+NEEDED = {"rmsprop_optax.interchange.tf1.import_run": {"tensorflow"}}
 
 
 # Parts of the paths of tests that load a framework, which takes seconds in each process.
@@ -49,12 +50,29 @@ def _group(item: pytest.Item) -> str:
     return item.nodeid if slow else str(item.path)
 
 
+def _missing(item: pytest.Item) -> list[str]:
+    """The peers that a doctest, or a page of them, needs and that are not installed."""
+    examples = getattr(getattr(item, "dtest", None), "examples", [])
+    source = "\n".join(example.source for example in examples)
+    needed = PEERS & {*_imported(source)} | NEEDED.get(item.name, set())
+    return sorted(name for name in needed if importlib.util.find_spec(name) is None)
+
+
+def _imported(source: str) -> Iterator[str]:
+    """The top-level modules that a program imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for the processes; a skip for a doctest of a framework that is missing."""
+    """Groups for the processes; a skip for doctests of a framework that is missing."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
-        module = NEEDED.get(item.name)  # in CI its absence is an error
-        if module and not (importlib.util.find_spec(module) or os.environ.get("CI")):
-            reason = f"needs {module}: pip install 'rmsprop_optax[parity]'"
+        missing = [] if os.environ.get("CI") else _missing(item)  # in CI it is an error
+        if missing:
+            reason = f"needs {', '.join(missing)}: pip install 'rmsprop_optax[parity]'"
             item.add_marker(pytest.mark.skip(reason=reason))
