@@ -56,6 +56,37 @@ def values_of(foreign: Any) -> list[Any]:
     return [as_array(variable) for variable in variables]
 
 
+def is_multi(foreign: Any) -> bool:
+    """Whether it is a MultiOptimizer: several, each with parameters of its own."""
+    return hasattr(foreign, "optimizers")
+
+
+def parts_of(foreign: Any) -> list[Any]:
+    """The optimizers of a MultiOptimizer that have parameters."""
+    parts = [part for part in foreign.optimizers if variables_of(part)]
+    if not parts:
+        raise ValueError(f"{quoted(foreign)} is not built: train it for a step first.")
+    return parts
+
+
+def variables_of(foreign: Any) -> list[Any]:
+    """The variables that an optimizer trains, in its order."""
+    return list(foreign._trainable_variables)  # noqa: SLF001
+
+
+def joined(foreign: Any, arrays: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
+    """The variables of a MultiOptimizer, with those of the optimizers of `parts_of`."""
+    given = iter(arrays)
+    inside = [
+        array
+        for part in foreign.optimizers
+        for array in (next(given) if variables_of(part) else values_of(part))
+    ]
+    # Its own have no effect on its steps.
+    own = values_of(foreign)[: -len(inside)]
+    return [np.asarray(array) for array in (*own, *inside)]
+
+
 def parameter_names(foreign: Any, velocities: slice) -> list[str] | None:
     """Keras's names of the parameters, in those of the optimizer's own variables."""
     variables = getattr(foreign, "variables", ())[velocities]

@@ -1,6 +1,6 @@
 """A half-finished run in neutral terms: what is taken out of a state, or put into one."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -79,6 +79,15 @@ class Slots(NamedTuple):
     hyperparams: Mapping[str, Mapping[str, float]] | None = None
     lr_in_trace: bool | None = None
     loss_scale: LossScale | None = None
+
+    def of(self, paths: Sequence[str]) -> "Slots":
+        """What is held of some of the parameters, in this order."""
+
+        def some(slot: Mapping[str, Any] | None) -> Any:
+            return {p: slot[p] for p in paths if p in slot} or None if slot else None
+
+        each = ("nu", "mu", "trace", "ema", "acc_grads", "hyperparams")
+        return self._replace(**{name: some(getattr(self, name)) for name in each})
 
     @property
     def learning_rate(self) -> float | None:

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from rmsprop_optax._chain import build
-from rmsprop_optax._config import is_on
+from rmsprop_optax._config import RmspropConfig, is_on
 from rmsprop_optax._foundation._checks import check_names
 from rmsprop_optax._foundation._schedules import as_rate
 from rmsprop_optax._foundation._types import LearningRate, Mask, PyTree
@@ -42,8 +42,12 @@ from rmsprop_optax.interchange._keras_runs import (
     as_array,
     configuration_of,
     decays_of,
+    is_multi,
+    joined,
     parameter_names,
+    parts_of,
     values_of,
+    variables_of,
     weights_of,
 )
 from rmsprop_optax.interchange._matching import (
@@ -181,7 +185,7 @@ def transformation(
 
     Returns:
       [`rmsprop`][rmsprop_optax.rmsprop] with the arguments of the run; under
-      `optax.partition` where parameters are not trained, and under
+      `optax.partition` for a MultiOptimizer, and where parameters are not trained; under
       [`dynamic_loss_scale`][rmsprop_optax.dynamic_loss_scale] for a LossScaleOptimizer,
       which Keras puts around the optimizer of a float16 run.
 
@@ -215,6 +219,34 @@ def transformation(
         trained = _paths(variables, weights)
     else:
         trained = list(held)
+    groups = [(optimizer, variables, trained)]
+    if is_multi(optimizer) and variables is not None:
+        parts = {part: variables_of(part) for part in parts_of(optimizer)}
+        groups = [
+            (part, its, [path for path in _paths(its, weights) if path in trained])
+            for part, its in parts.items()
+        ]
+    built, scaling = [], {}
+    for part, its, paths in groups:
+        config, scaling = _configuration(part, learning_rate)
+        mask, decays = weight_decay_mask, is_on(config.weight_decay)
+        if mask is None and decays:
+            mask = _mask(part, its, weights)
+        if decays or len(groups) == 1:  # of several, some may have no decay
+            config = replace(config, weight_decay_mask=mask)
+        built.append((build(config), paths))
+    tx = partitioned(built, params)
+    if not scaling:
+        return tx
+    scale = as_number(scaling["initial_scale"], "`initial_scale` of the Keras run")
+    steps = as_count(scaling["dynamic_growth_steps"], "The growth steps of the Keras run")
+    return dynamic_loss_scale(tx, scale, steps)
+
+
+def _configuration(
+    optimizer: Any, learning_rate: LearningRate | None
+) -> tuple[RmspropConfig, Mapping[str, Any]]:
+    """What the transformation of an optimizer is built from; and its loss scale's."""
     dialect, numbers, scaling = configuration_of(optimizer)
     missing = [name for name in _NUMBERS if name not in numbers]
     if missing:
@@ -226,25 +258,23 @@ def transformation(
         learning_rate = _rate(numbers["learning_rate"])
     as_rate("learning_rate", learning_rate)
     numbers["learning_rate"] = learning_rate
-    config = foreign_run(dialect, numbers, "the Keras run", ()).config
-    if is_on(config.weight_decay) and weight_decay_mask is None:
-        decays = decays_of(optimizer, variables)
-        if decays is None or variables is None:
-            raise ValueError(
-                f"{quoted(optimizer)} does not tell which parameters "
-                "`exclude_from_weight_decay` excluded: give `weight_decay_mask`, such as "
-                '`exclude_paths("bias$")`, or `lambda params: True` for none.'
-            )
-        pairs = zip(variables, decays, strict=True)
-        out = [f"^{re.escape(weights[v.path].path)}$" for v, there in pairs if not there]
-        weight_decay_mask = exclude_paths(*out) if out else None
-    tx = build(replace(config, weight_decay_mask=weight_decay_mask))
-    tx = partitioned([(tx, trained)], params)
-    if not scaling:
-        return tx
-    scale = as_number(scaling["initial_scale"], "`initial_scale` of the Keras run")
-    steps = as_count(scaling["dynamic_growth_steps"], "The growth steps of the Keras run")
-    return dynamic_loss_scale(tx, scale, steps)
+    return foreign_run(dialect, numbers, "the Keras run", ()).config, scaling
+
+
+def _mask(
+    optimizer: Any, variables: Sequence[Any] | None, weights: Mapping[str, Place]
+) -> Mask | None:
+    """Which parameters decay, as far as an optimizer tells; None: all."""
+    decays = decays_of(optimizer, variables)
+    if decays is None or variables is None:
+        raise ValueError(
+            f"{quoted(optimizer)} does not tell which parameters "
+            "`exclude_from_weight_decay` excluded: give `weight_decay_mask`, such as "
+            '`exclude_paths("bias$")`, or `lambda params: True` for none.'
+        )
+    pairs = zip(variables, decays, strict=True)
+    out = [f"^{re.escape(weights[v.path].path)}$" for v, there in pairs if not there]
+    return exclude_paths(*out) if out else None
 
 
 def _paths(variables: Sequence[Any], weights: Mapping[str, Place]) -> list[str]:
@@ -395,28 +425,32 @@ def import_state(
     """
     current = read(opt_state)
     configs = configurations(tx, opt_state, current)
-    run = _read(foreign, current, configs, order, convert, ignore)
-    result: dict[str, Any] = {}
-    for slot, place, value in run.variables:
-        key = f"`{_SLOTS[slot]}` of '{place.path}'"
-        array = place.taken(value, key, square=slot == "nu")
-        result.setdefault(slot, {})[place.path] = array
-    calls = as_count(run.heads[0], _ITERATION)
+    runs = _read(foreign, current, configs, order, convert, ignore)
+    result: dict[str, Any] = {"hyperparams": {}}
+    for run in runs:
+        for slot, place, value in run.variables:
+            key = f"`{_SLOTS[slot]}` of '{place.path}'"
+            array = place.taken(value, key, square=slot == "nu")
+            result.setdefault(slot, {})[place.path] = array
+        if run.rate is not None:
+            result["hyperparams"] |= {
+                path: {name: run.rate for name in RATE_NAMES if name in injected}
+                for path, injected in (run.held.hyperparams or {}).items()
+            }
+    counts = {as_count(run.heads[0], _ITERATION) for run in runs}
+    if len(counts) > 1:
+        raise ValueError(f"The optimizers are at different iterations, {sorted(counts)}.")
+    (calls,) = counts
     updates, micro = divmod(calls, _steps(current, configs))
-    rates = {
-        path: {name: run.rate for name in RATE_NAMES if name in injected}
-        for path, injected in (current.hyperparams or {}).items()
-        if run.rate is not None
-    }
-    if run.scaling:
+    scaling = runs[0].scaling
+    if scaling:
         held = current.loss_scale is not None
         check_slot(LOSS_SCALE, True, held, "The Keras state")
         result["loss_scale"] = LossScale(
-            as_number(run.scaling[3], "`dynamic_scale` of the Keras state"),
-            as_count(run.scaling[2], "`step_counter` of the Keras state"),
+            as_number(scaling[3], "`dynamic_scale` of the Keras state"),
+            as_count(scaling[2], "`step_counter` of the Keras state"),
         )
-    slots = Slots(updates, micro, calls, hyperparams=rates, **result)
-    return write(opt_state, slots)
+    return write(opt_state, Slots(updates, micro, calls, **result))
 
 
 def export_state(
@@ -458,27 +492,36 @@ def export_state(
     holds = (AverageParamsState, AccumulateGradientsState, DynamicLossScaleState)
     current = read_for("Keras's RMSprop", opt_state, step, holds)
     configs = configurations(tx, opt_state, current)
-    run = _read(like, current, configs, order, convert, ignore)
-    scale = current.loss_scale
-    check_slot(LOSS_SCALE, bool(run.scaling), scale is not None, "`like`")
+    runs = _read(like, current, configs, order, convert, ignore)
+    scale, scaling = current.loss_scale, runs[0].scaling
+    check_slot(LOSS_SCALE, bool(scaling), scale is not None, "`like`")
     k = _steps(current, configs)
     if current.updates is not None:
         calls = current.updates * k + current.micro
     elif current.calls is not None:  # the average of the weights counts calls
         calls = current.calls
     else:
-        calls = as_count(run.heads[0], _ITERATION) // k * k + current.micro
+        calls = as_count(runs[0].heads[0], _ITERATION) // k * k + current.micro
     # Keras's int32 keeps the remainder, by which it tells when to update.
     beyond = max(0, calls - np.iinfo(np.int32).max)
-    result: list[np.ndarray] = [np.asarray(calls - -(-beyond // k) * k, np.int32)]
-    if scale is not None:
-        counter, factor = np.asarray(scale.count, np.int32), np.float32(scale.scale)
-        result[:0] = [*map(np.asarray, run.scaling[:2]), counter, np.asarray(factor)]
+    iteration = np.asarray(calls - -(-beyond // k) * k, np.int32)
+    arrays = [[iteration, *_arrays(run)] for run in runs]
+    if is_multi(like):
+        return joined(like, arrays)
+    if scale is None:
+        return arrays[0]
+    counter, factor = np.asarray(scale.count, np.int32), np.float32(scale.scale)
+    return [*map(np.asarray, scaling[:2]), counter, np.asarray(factor), *arrays[0]]
+
+
+def _arrays(run: "_Run") -> list[np.ndarray]:
+    """What is held here of an optimizer's parameters, after its iteration."""
+    result: list[np.ndarray] = []
     if len(run.heads) == 2:
-        ours = current.learning_rate
+        ours = run.held.learning_rate
         result.append(np.asarray(run.rate if ours is None else ours, np.float32))
     for slot, place, old in run.variables:
-        array = place.converted(getattr(current, slot)[place.path])
+        array = place.converted(getattr(run.held, slot)[place.path])
         if array.shape != np.shape(old):
             raise ValueError(
                 f"`{_SLOTS[slot]}` of '{place.path}' has shape {array.shape}, the "
@@ -514,13 +557,14 @@ def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
 
 
 class _Run(NamedTuple):
-    """What an optimizer of Keras holds.
+    """What an optimizer of Keras holds, and what is ``held`` here of its parameters.
 
     ``scaling`` are the variables of a LossScaleOptimizer around it, if there is one;
     ``heads`` its own iteration, and the rate if that is a variable. Each of the
     ``variables`` is its slot, where it goes, and its value.
     """
 
+    held: Slots
     scaling: list[Any]
     heads: list[Any]
     rate: float | None
@@ -534,23 +578,45 @@ def _read(
     order: Iterable[str] | None,
     convert: Convert | None,
     ignore: Iterable[str],
-) -> _Run:
-    """An optimizer with the numbers of ``configs``."""
+) -> list[_Run]:
+    """An optimizer with the numbers of ``configs``; or those of a MultiOptimizer."""
     foreign = adapted(foreign)
     if isinstance(foreign, Model):
         foreign = foreign.optimizer
     if foreign is None:
         raise ValueError("The model has no optimizer: it is not compiled or not saved.")
-    if hasattr(foreign, "optimizers"):
+    if is_multi(getattr(foreign, "inner_optimizer", None)):
         raise ValueError(
-            f"{quoted(foreign)} has a state for each of its `optimizers`: give one by "
-            "one, each with the state in `inner_states` of `optax.partition` that has "
-            "its parameters, the transformation of that part, and `order`."
+            f"{quoted(foreign)} scales the loss of several optimizers: give its "
+            "`inner_optimizer`, and put `dynamic_loss_scale` around the transformation."
         )
+    order = None if order is None else check_names("order", order)
+    if not is_multi(foreign):
+        return [_read_one(foreign, current, configs, order, convert, ignore)]
+    names = [variable.path for variable in variables_of(foreign)]
+    places = match_parameters(current.nu, order, names, convert)
+    of = {name: place for name, place in zip(names, places, strict=True) if place}
+    runs = []
+    for part in parts_of(foreign):
+        its = [of[variable.path] for variable in variables_of(part)]
+        paths = [place.path for place in its]
+        converts = {place.path: place.convert for place in its if place.convert}
+        held = current.of(paths)
+        runs.append(_read_one(part, held, configs, paths, converts, ignore))
+    return runs
+
+
+def _read_one(
+    foreign: Any,
+    current: Slots,
+    configs: Configs,
+    order: list[str] | None,
+    convert: Convert | None,
+    ignore: Iterable[str],
+) -> _Run:
     values = values_of(foreign)
     dialect, numbers, _ = configuration_of(foreign)
     current.check_rate_place(True, "Keras", dialect)
-    order = None if order is None else check_names("order", order)
     held = [slot for slot in _SLOTS if getattr(current, slot) is not None]
     n = len(current.nu)
     heads = len(values) - n * len(held)
@@ -581,7 +647,7 @@ def _read(
     slots = [(slot, place) for slot in held for place in places]
     variables = zip(slots, values[heads:], strict=True)
     placed = [(slot, place, value) for (slot, place), value in variables]
-    return _Run(scaling, own, rate, placed)
+    return _Run(current, scaling, own, rate, placed)
 
 
 def _compare(

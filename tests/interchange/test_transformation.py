@@ -446,26 +446,63 @@ def test_what_a_keras_run_does_not_tell(tmp_path: Path) -> None:
         assert found.learning_rate == 0.1
 
 
-def test_a_multi_optimizer_of_keras_moves_by_parts() -> None:
+def _with_two_optimizers() -> Any:
     optimizers = peer("keras", "keras").optimizers
-    model = _keras_model(learning_rate=0.01)
-    special = optimizers.RMSprop(0.003, momentum=0.9)
-    chosen = optimizers.OptimizerMap(optimizers.RMSprop(0.01), {".*a/.*": special})
+    schedule = optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
+    special = optimizers.RMSprop(schedule, momentum=0.9, epsilon=0.01)
+    special.exclude_from_weight_decay(var_names=["bias"])
+    default = optimizers.RMSprop(0.01, epsilon=0.01, weight_decay=0.01)
+    default.exclude_from_weight_decay(var_names=["bias"])
+    never = {".*c/.*": optimizers.RMSprop()}
+    chosen = optimizers.OptimizerMap(default, {".*a/.*": special} | never)
+    model = _keras_model()
     model.compile(optimizers.MultiOptimizer(chosen), "mse")
+    return model
+
+
+def test_a_multi_optimizer_of_keras_goes_on_here_and_there() -> None:
+    model, params = _with_two_optimizers(), _params()
+    with pytest.raises(ValueError, match="is not built: train it for a step first"):
+        keras.transformation(model, params)
+    _fit(model, HALF)
+    tx = keras.transformation(model, params)
+    text = describe(tx, params)
+    assert "for a/bias, a/kernel" in text
+    assert "for b/bias, b/kernel" in text
+    mine, state = keras.import_run(model, params, tx.init(params), tx)
+    given = model.optimizer.variables
+    for array, variable in zip(
+        keras.export_state(state, model.optimizer, tx), given, strict=True
+    ):
+        np.testing.assert_array_equal(array, variable.value)
+    changed = tx.update(jax.tree.map(jnp.ones_like, mine), state, mine)[1]
+    arrays = keras.export_state(changed, model.optimizer, tx)
+    # Of the MultiOptimizer, of a, of that without parameters, of b.
+    counts = [int(array) for array in arrays if array.dtype == np.int32]
+    assert counts == [HALF, HALF + 1, 0, HALF + 1]
+    _fit(model, REST)
+    _assert_close(_train(tx, mine, state), keras.import_params(model, params))
+
+
+def test_what_a_multi_optimizer_of_keras_can_not_tell() -> None:
+    optimizers = peer("keras", "keras").optimizers
+    model, params = _with_two_optimizers(), _params()
     _fit(model, 2)
-    params = _params()
-    parts = {"a": rmsprop(0.003, momentum=0.9), "b": rmsprop(0.01)}
-    tx = optax.partition(parts, {"a": "a", "b": "b"})
+    tx = keras.transformation(model, params)
     state = tx.init(params)
-    with pytest.raises(ValueError, match="has a state for each of its `optimizers`"):
+    scaled = optimizers.LossScaleOptimizer(model.optimizer)
+    with pytest.raises(
+        ValueError, match="several optimizers: give its `inner_optimizer`"
+    ):
+        keras.import_state(scaled, state, tx)
+    turned = {"a/kernel": np.transpose}
+    with pytest.raises(
+        ValueError, match=r"`velocity` of 'a/kernel'.* has shape \(4, 3\)"
+    ):
+        keras.import_state(model.optimizer, state, tx, convert=turned)
+    model.optimizer.optimizers[0].iterations.assign(3)
+    with pytest.raises(ValueError, match=r"different iterations, \[2, 3\]"):
         keras.import_state(model.optimizer, state, tx)
-    for name, optimizer in zip("ab", model.optimizer.optimizers, strict=True):
-        order = [f"{name}/kernel", f"{name}/bias"]
-        part = state.inner_states[name]
-        part = keras.import_state(optimizer, part, parts[name], order=order)
-        np.testing.assert_array_equal(
-            optax.tree.get(part, "nu")[name]["bias"], optimizer._velocities[1].value
-        )
 
 
 def test_variables_that_keras_does_not_train_are_frozen() -> None:
