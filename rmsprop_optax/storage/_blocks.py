@@ -1,8 +1,8 @@
-"""Arrays cut into blocks along their last axis, and joined again."""
+"""Blocks along the last axis of an array: how many, and one number for each of them."""
 
 import math
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,68 +47,116 @@ def block_counts(last: int, block_size: int) -> frozenset[int | None]:
     return frozenset(block_count(last, block_size, n) for n in shards)
 
 
-def split(x: jax.Array, count: int) -> jax.Array:
-    """Of shape (..., last): (..., count, size), or a view of that with blocks last."""
-    size = math.ceil(x.shape[-1] / count)
-    shape = tuple(axis.size for axis in view_of(x, count))
+def largest(x: jax.Array, count: int) -> jax.Array:
+    """The largest number of each block, of numbers that are not negative: (..., count).
+
+    Each platform has a form of its own. With `jnp.max` XLA on CPU writes ``x`` to memory
+    first, and a step takes twice the time. On a TPU it copies ``x``, but for `_tiles`.
+    """
+    return jax.lax.platform_dependent(
+        x,
+        cpu=lambda x: _max_by_quarters(_split(x, count)),
+        tpu=lambda x: _max_in_tiles(x, count),
+        default=lambda x: jnp.max(_split(x, count), axis=-1),
+    )
+
+
+def spread(numbers: jax.Array, like: jax.Array) -> jax.Array:
+    """One number for each block, in each place of that block of the array ``like``."""
+    return jax.lax.platform_dependent(
+        numbers,
+        tpu=lambda numbers: _spread_in_tiles(numbers, like),
+        default=lambda numbers: _spread(numbers, like),
+    )
+
+
+def _split(x: jax.Array, count: int) -> jax.Array:
+    """Of shape (..., last): (..., count, size), padded with 0."""
+    *lead, last = x.shape
+    shape = (*lead, count, math.ceil(last / count))
+    padding = count * shape[-1] - last
     explicit = _explicit_spec(x)
-    if explicit is None:
-        return _padded(x, count * size).reshape(shape)
-    mesh, spec = explicit
-    if count % shards_of_last_axis(x):  # blocks that reach over two shards
-        spec = (*spec[:-1], None)
-        x = jax.reshard(x, jax.NamedSharding(mesh, jax.P(*spec)))
-    sharding = jax.NamedSharding(mesh, jax.P(*spec, None))
-    return jax.lax.reshape(_padded(x, count * size), shape, out_sharding=sharding)
+    if explicit is not None:
+        mesh, spec = explicit
+        if count % shards_of_last_axis(x):  # blocks that reach over two shards
+            spec = (*spec[:-1], None)
+            x = jax.reshard(x, jax.NamedSharding(mesh, jax.P(*spec)))
+        explicit = jax.NamedSharding(mesh, jax.P(*spec, None))
+    if padding:
+        x = jnp.pad(x, [(0, 0)] * len(lead) + [(0, padding)])
+    return jax.lax.reshape(x, shape, out_sharding=explicit)
 
 
-class ViewAxis(NamedTuple):
-    """An axis of a view: a step along it is ``stride`` steps along ``axis``."""
+def _spread(numbers: jax.Array, like: jax.Array) -> jax.Array:
+    *lead, last = like.shape
+    count = numbers.shape[-1]
+    size = math.ceil(last / count)
+    explicit = _explicit_spec(numbers)
+    if explicit is not None:
+        explicit = jax.NamedSharding(explicit[0], jax.P(*explicit[1]))
+    x = jnp.broadcast_to(numbers[..., None], (*numbers.shape, size))
+    x = jax.lax.reshape(x, (*lead, count * size), out_sharding=explicit)
+    return sharded_like(x[..., :last], like)
 
-    size: int
-    axis: int
-    stride: int
 
+def _tiles(x: jax.Array, count: int) -> tuple[int, ...] | None:
+    """(..., rows / 8, 8, count, 128), with padded rows; None where there is no such view.
 
-def view_of(x: jax.Array, count: int) -> list[ViewAxis]:
-    """The view in which blocks are computed, each along the last axis.
-
-    A TPU keeps an array as tiles of 8 rows and 128 columns. With blocks of 128 this view
-    is that layout, and XLA copies nothing. Where there is none, it copies the array.
+    So a TPU keeps an array with a multiple of 128 columns: as tiles of 8 rows and 128
+    columns.
     """
     *lead, last = x.shape
-    size, axis = math.ceil(last / count), len(lead)
-    axes = [ViewAxis(n, i, 1) for i, n in enumerate(lead)]
-    blocks, inside = ViewAxis(count, axis, size), ViewAxis(size, axis, 1)
-    if size == LANES and last == count * size and _explicit_spec(x) is None:
-        # Rows by eights; of an array without rows, blocks by eights.
-        split, rest = (axes[-1:], [blocks]) if lead else ([blocks], [])
-        if count > 1 and split[0].size % SUBLANES == 0:
-            (n, i, stride), *_ = split
-            eights = ViewAxis(n // SUBLANES, i, stride * SUBLANES)
-            return [*axes[:-1], eights, ViewAxis(SUBLANES, i, stride), *rest, inside]
-    return [*axes, blocks, inside]
+    fits = lead and count > 1 and last == count * LANES and _explicit_spec(x) is None
+    if not fits:
+        return None
+    return (*lead[:-1], math.ceil(lead[-1] / SUBLANES), SUBLANES, count, LANES)
 
 
-def _padded(x: jax.Array, last: int) -> jax.Array:
-    padding = last - x.shape[-1]
+def _max_in_tiles(x: jax.Array, count: int) -> jax.Array:
+    view = _tiles(x, count)
+    if view is None:
+        return jnp.max(_split(x, count), axis=-1)
+    top = jnp.max(_in_eights(x, view).reshape(view), axis=-1)
+    return top.reshape(*x.shape[:-2], -1, count)[..., : x.shape[-2], :]
+
+
+def _spread_in_tiles(numbers: jax.Array, like: jax.Array) -> jax.Array:
+    view = _tiles(like, numbers.shape[-1])
+    if view is None:
+        return _spread(numbers, like)
+    numbers = _in_eights(numbers, view).reshape(*view[:-1], 1)
+    x = jnp.broadcast_to(numbers, view)
+    return x.reshape(*like.shape[:-2], -1, like.shape[-1])[..., : like.shape[-2], :]
+
+
+def _in_eights(x: jax.Array, view: tuple[int, ...]) -> jax.Array:
+    """``x`` with as many rows as the view has."""
+    padding = view[-4] * SUBLANES - x.shape[-2]
     if not padding:
         return x
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)])
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, padding), (0, 0)])
 
 
-def join(x: jax.Array, like: jax.Array) -> jax.Array:
-    """What `split` returned, in the shape and the sharding of ``like``."""
-    if x.size == like.size and _explicit_spec(x) is None:
-        return x.reshape(like.shape)
-    last, shape = like.shape[-1], (*x.shape[:-2], x.shape[-2] * x.shape[-1])
-    explicit = _explicit_spec(x)
-    if explicit is None:
-        return x.reshape(shape)[..., :last]
-    mesh, spec = explicit
-    sharding = jax.NamedSharding(mesh, jax.P(*spec[:-1]))
-    joined = jax.lax.reshape(x, shape, out_sharding=sharding)[..., :last]
-    return sharded_like(joined, like)
+def _max_by_quarters(x: jax.Array) -> jax.Array:
+    """The largest along the last axis, which XLA on CPU computes in the loop of ``x``.
+
+    As integers, which have the order of numbers that are not negative, with NaN above
+    all. The quarters of quarters are a loop of their own.
+    """
+    integers = jnp.dtype(f"int{x.dtype.itemsize * 8}")
+    bits = _max_of_quarters(jax.lax.bitcast_convert_type(x, integers))
+    bits = jax.lax.optimization_barrier(bits)
+    while bits.shape[-1] > 1:
+        bits = _max_of_quarters(bits)
+    return jax.lax.bitcast_convert_type(bits[..., 0], x.dtype)
+
+
+def _max_of_quarters(x: jax.Array) -> jax.Array:
+    size = x.shape[-1]
+    width = math.ceil(size / 4)
+    starts = [min(part * width, size - width) for part in range(4)]
+    first, second, third, last = (x[..., s : s + width] for s in starts)
+    return jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, last))
 
 
 def shards_of_last_axis(x: Any) -> int:

@@ -4,8 +4,6 @@ A code c stands for the square (c s)², with the sign of c where there is one. S
 finest near zero. What counts of a second moment is its root, and that has even steps.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -15,32 +13,50 @@ def largest_code(dtype: jnp.dtype) -> int:
     return int(jnp.iinfo(dtype).max)
 
 
-def block_scale(x: jax.Array, codes_dtype: jnp.dtype) -> jax.Array:
-    """The step of the roots of each block, blocks along the last axis, which stays as 1.
-
-    Infinite magnitudes count as the largest finite one; one NaN makes its block NaN, as
-    does a negative number where codes have no sign. No step is so small that its square,
-    which one code stands for, would be zero.
-    """
-    limits = jnp.finfo(x.dtype)
+def magnitude(x: jax.Array, codes_dtype: jnp.dtype) -> jax.Array:
+    """|x|; NaN for a negative number where codes have no sign."""
     signed = jnp.issubdtype(codes_dtype, jnp.signedinteger)
-    magnitude = jnp.abs(x) if signed else jnp.where(x < 0, jnp.nan, x)
-    top = jnp.minimum(_block_max(magnitude), limits.max * (1 - 2**-10))
+    return jnp.abs(x) if signed else jnp.where(x < 0, jnp.nan, x)
+
+
+def scale_of(top: jax.Array, codes_dtype: jnp.dtype) -> jax.Array:
+    """The step of the roots of a block, from its largest magnitude.
+
+    An infinite one counts as the largest finite one; NaN stays NaN. No step is so small
+    that its square, which one code stands for, would be zero.
+    """
+    limits = jnp.finfo(top.dtype)
+    top = jnp.minimum(top, limits.max * (1 - 2**-10))
     step = jnp.sqrt(top) / largest_code(codes_dtype)
     return jnp.maximum(step, jnp.sqrt(limits.tiny) * (1 + 2**-10))
 
 
+def unit_of(top: jax.Array, codes_dtype: jnp.dtype) -> jax.Array:
+    """1 over what code 1 stands for: 1 / scale², up to rounding.
+
+    It does not read the scale: so XLA for GPU computes that at the end, in the place of
+    the old one, and need not copy the old one first.
+    """
+    limits = jnp.finfo(top.dtype)
+    top = jnp.minimum(top, limits.max * (1 - 2**-10))
+    square = top / largest_code(codes_dtype) ** 2
+    return 1 / jnp.maximum(square, limits.tiny * (1 + 2**-10) ** 2)
+
+
 def encode(
-    x: jax.Array, scale: jax.Array, dtype: jnp.dtype, chance: jax.Array | None = None
+    x: jax.Array, unit: jax.Array, dtype: jnp.dtype, chance: jax.Array | None = None
 ) -> jax.Array:
     """The codes of ``x``, in uint8 where it has no sign, else in int8.
 
-    ``chance``, in [0, 1), decides between the codes below and above, so that what they
-    stand for is ``x`` in expectation; None: the nearest root. What is not zero and has
-    no sign never gets code 0, nor an infinity one beyond the last.
+    ``unit`` is that of the block, in each place. ``chance``, in [0, 1), decides between
+    the codes below and above, so that what they stand for is ``x`` in expectation; None:
+    the nearest root. What is not zero and has no sign never gets code 0, nor an infinity
+    one beyond the last.
     """
-    magnitude = jnp.abs(x)
-    square = magnitude * (1 / (scale * scale))
+    # Read from here on instead of `x`, of which XLA for GPU makes an array if it is used
+    # more than once beside this.
+    signed = x * unit
+    square = jnp.abs(signed)
     if chance is None:
         code = _to_integer(jnp.floor(jnp.sqrt(square) + 0.5))
     else:
@@ -49,8 +65,8 @@ def encode(
         code = _to_integer(below) + above.astype(_integers(x.dtype))
     code = jnp.minimum(code, largest_code(dtype))
     if jnp.issubdtype(dtype, jnp.signedinteger):
-        return jnp.where(x < 0, -code, code).astype(dtype)
-    return jnp.maximum(code, (magnitude > 0).astype(code.dtype)).astype(dtype)
+        return jnp.where(signed < 0, -code, code).astype(dtype)
+    return jnp.maximum(code, (x > 0).astype(code.dtype)).astype(dtype)
 
 
 def decode(codes: jax.Array, scale: jax.Array) -> jax.Array:
@@ -70,38 +86,6 @@ def _to_integer(x: jax.Array) -> jax.Array:
     base = jnp.asarray(2.0**limits.nmant, x.dtype)
     bits = [jax.lax.bitcast_convert_type(n, _integers(x.dtype)) for n in (x + base, base)]
     return bits[0] - bits[1]
-
-
-def _block_max(x: jax.Array) -> jax.Array:
-    """The largest of each block of numbers that are not negative.
-
-    XLA on CPU needs a form of its own. With `jnp.max` it writes ``x`` to memory first,
-    and a step takes twice the time.
-    """
-    return jax.lax.platform_dependent(
-        x, cpu=_max_by_quarters, default=lambda x: jnp.max(x, axis=-1, keepdims=True)
-    )
-
-
-def _max_by_quarters(x: jax.Array) -> jax.Array:
-    """The largest of each block, which XLA on CPU computes in the loop of ``x``.
-
-    As integers, which have the order of numbers that are not negative, with NaN above
-    all. The quarters of quarters are a loop of their own.
-    """
-    bits = _max_of_quarters(jax.lax.bitcast_convert_type(x, _integers(x.dtype)))
-    bits = jax.lax.optimization_barrier(bits)
-    while bits.shape[-1] > 1:
-        bits = _max_of_quarters(bits)
-    return jax.lax.bitcast_convert_type(bits, x.dtype)
-
-
-def _max_of_quarters(x: jax.Array) -> jax.Array:
-    size = x.shape[-1]
-    width = math.ceil(size / 4)
-    starts = [min(part * width, size - width) for part in range(4)]
-    first, second, third, last = (x[..., s : s + width] for s in starts)
-    return jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, last))
 
 
 def _integers(dtype: jnp.dtype) -> jnp.dtype:

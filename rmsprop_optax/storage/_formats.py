@@ -10,7 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from rmsprop_optax._foundation._dtypes import cast, wide_dtype
 from rmsprop_optax.storage import _codes as codes
-from rmsprop_optax.storage._blocks import join, split, view_of
+from rmsprop_optax.storage._blocks import largest, spread
 from rmsprop_optax.storage._rounding import hash_bits, round_stochastically, uniform
 
 
@@ -110,8 +110,7 @@ class BlockFormat:
     @partial(jax.jit, static_argnums=0, static_argnames=("signed", "blocks"))
     def init(self, moment: jax.Array, *, signed: bool, blocks: int) -> Pair:
         dtype = jnp.dtype(jnp.int8 if signed else jnp.uint8)
-        scale = jnp.zeros_like(split(moment, blocks)[..., 0])
-        scale = scale.reshape(*moment.shape[:-1], blocks)
+        scale = largest(jnp.zeros_like(moment), blocks)
         like = jnp.zeros_like(moment, dtype), scale
         return self.encode((moment, moment), like, None)
 
@@ -120,26 +119,22 @@ class BlockFormat:
         scale = _present(scale)
         if not stored.size:
             return jnp.zeros(stored.shape, scale.dtype)
-        in_blocks = split(stored, scale.shape[-1])
-        scale = _constant(scale).reshape(*in_blocks.shape[:-1], 1)
-        return join(codes.decode(in_blocks, scale), stored)
+        return codes.decode(stored, spread(_constant(scale), stored))
 
     @partial(jax.jit, static_argnums=0)
     def encode(self, values: Twice, like: Pair, seed: jax.Array | None) -> Pair:
         stored, old_scale = like[0], _present(like[1])
         if not stored.size:
             return like
-        for_scale, x = (
-            split(cast(v, old_scale.dtype), old_scale.shape[-1])
-            for v in jax.lax.stop_gradient(values)
-        )
-        scale = codes.block_scale(for_scale, stored.dtype)
-        view, chance = view_of(stored, old_scale.shape[-1]), None
+        for_scale, x = (cast(v, old_scale.dtype) for v in jax.lax.stop_gradient(values))
+        magnitudes = codes.magnitude(for_scale, stored.dtype)
+        top = largest(magnitudes, old_scale.shape[-1])
+        scale, unit = (f(top, stored.dtype) for f in (codes.scale_of, codes.unit_of))
+        chance = None
         if seed is not None:
-            chance = uniform(hash_bits(stored.shape, seed, view)).astype(x.dtype)
-        new = codes.encode(x, scale, stored.dtype, chance)
-        scale = scale[..., 0].reshape(old_scale.shape)
-        return join(new, stored), _varying(scale, values[1])
+            chance = uniform(hash_bits(stored.shape, seed)).astype(x.dtype)
+        new = codes.encode(x, spread(unit, stored), stored.dtype, chance)
+        return new, _varying(scale, values[1])
 
 
 def _present(scale: jax.Array | None) -> jax.Array:

@@ -1,35 +1,38 @@
 """Stochastic rounding: to one of the two neighbors, right in expectation."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmsprop_optax.storage._blocks import ViewAxis
-
 _ODD = 0x9E3779B1
 
 
-def hash_bits(
-    shape: tuple[int, ...], seed: jax.Array, view: Sequence[ViewAxis] | None = None
-) -> jax.Array:
+def hash_bits(shape: tuple[int, ...], seed: jax.Array) -> jax.Array:
     """Uint32 bits for each position: a hash of the position and of a uint32 seed.
-
-    In a view each position has the bits that it has in the array.
 
     The upper 24 bits are uniform, and independent between positions and seeds as far as a
     test can tell. They serve rounding and nothing else.
     """
     # `jax.random.bits` takes ten times the time of a whole step on a CPU.
-    if view is None:
-        view = [ViewAxis(size, axis, 1) for axis, size in enumerate(shape)]
-    shape = tuple(size for size, _, _ in view)
-    position = jnp.broadcast_to(seed, shape)
-    for i, (_, axis, stride) in enumerate(view):
-        spread = np.uint32(pow(_ODD, axis + 1, 2**32) * stride % 2**32)
-        position += jax.lax.broadcasted_iota(jnp.uint32, shape, i) * spread
+    #
+    # XLA for TPU joins the loops of two arrays that read the same numbers of an axis, and
+    # needs the gradients of both at once then: so there these depend on the seed too.
+    return jax.lax.platform_dependent(
+        seed,
+        tpu=lambda seed: _hash(shape, [seed >> 16, seed - (seed >> 16)]),
+        default=lambda seed: _hash(shape, [seed]),
+    )
+
+
+def _hash(shape: tuple[int, ...], seeds: list[jax.Array]) -> jax.Array:
+    """The hash of each position and of the sum of ``seeds``, each added to an axis."""
+    position = jnp.broadcast_to(sum(seeds[len(shape) :], jnp.uint32(0)), shape)
+    for axis in range(len(shape)):
+        spread = np.uint32(pow(_ODD, axis + 1, 2**32))
+        numbers = jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * spread
+        position += numbers + seeds[axis] if axis < len(seeds) else numbers
     return mix(position)
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmsprop_optax.storage import _codes as codes
+from rmsprop_optax.storage._blocks import largest
 
 UNSIGNED, SIGNED = jnp.dtype("uint8"), jnp.dtype("int8")
 # With g between 1e-30 and 1e30, g² between what underflows and what overflows.
@@ -16,8 +17,9 @@ magnitudes = st.one_of(st.just(0.0), st.floats(-75, 38.5).map(lambda e: 10.0**e)
 
 def there_and_back(x: jax.Array, dtype: jnp.dtype, chance: float | None) -> jax.Array:
     chances = None if chance is None else jnp.full(x.shape, chance, x.dtype)
-    scale = codes.block_scale(x, dtype)
-    return codes.decode(codes.encode(x, scale, dtype, chances), scale)
+    top = largest(codes.magnitude(x, dtype), 1)
+    new = codes.encode(x, codes.unit_of(top, dtype), dtype, chances)
+    return codes.decode(new, codes.scale_of(top, dtype))
 
 
 compiled = jax.jit(there_and_back, static_argnums=(1, 2))
@@ -63,8 +65,9 @@ def test_it_stands_for_the_number_on_average(dtype: jnp.dtype) -> None:
     x = jnp.array([1.0, 0.37, 0.01, 4e-5, 1e-6 if dtype == SIGNED else 0.5, 0.0])
     draws = 40_000
     chance = jax.random.uniform(jax.random.key(0), (draws, 6))
-    scale = codes.block_scale(x, dtype)
-    got = codes.decode(codes.encode(x, scale, dtype, chance), scale)
+    top = jnp.max(x)
+    got = codes.encode(x, codes.unit_of(top, dtype), dtype, chance)
+    got = codes.decode(got, codes.scale_of(top, dtype))
     got = np.asarray(got, np.float64)
     off = np.abs(got.mean(axis=0) - x)
     assert np.all(off <= 5 * got.std(axis=0) / np.sqrt(draws) + 1e-6 * np.asarray(x))

@@ -12,6 +12,7 @@ import pytest
 
 import rmsprop_optax as ro
 from rmsprop_optax import sparse
+from tests._platforms import force
 from tests.conformance._table import BFLOAT16, INT8
 
 STEPS = 12
@@ -36,15 +37,6 @@ WRAPPED: dict[str, Callable[[], Any]] = {
         sparse.lazy(optax.adam(0.1)), 2, sparse.RowSums({"w": 4})
     ),
 }
-
-
-def force(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
-    """Every program gets the form of this platform."""
-
-    def chosen(*args: Any, default: Any, **forms: Any) -> Any:
-        return forms.get(platform, default)(*args)
-
-    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
 
 
 def run(tx: Any, by_rows: bool) -> Any:
