@@ -99,34 +99,34 @@ def _spread(numbers: jax.Array, like: jax.Array) -> jax.Array:
     return sharded_like(x[..., :last], like)
 
 
-def _tiles(x: jax.Array, count: int) -> tuple[int, ...] | None:
+def _max_in_tiles(x: jax.Array, count: int) -> jax.Array:
+    view = _tiles(x.shape, count)
+    if view is None or _explicit_spec(x) is not None:
+        return jnp.max(_split(x, count), axis=-1)
+    top = jnp.max(_in_eights(x, view).reshape(view), axis=-1)
+    rows = view[-4] * SUBLANES
+    return top.reshape(*x.shape[:-2], rows, count)[..., : x.shape[-2], :]
+
+
+def _spread_in_tiles(numbers: jax.Array, like: jax.Array) -> jax.Array:
+    view = _tiles(like.shape, numbers.shape[-1])
+    if view is None or _explicit_spec(numbers) is not None:
+        return _spread(numbers, like)
+    numbers = _in_eights(numbers, view).reshape(*view[:-1], 1)
+    rows, x = view[-4] * SUBLANES, jnp.broadcast_to(numbers, view)
+    return x.reshape(*like.shape[:-2], rows, like.shape[-1])[..., : like.shape[-2], :]
+
+
+def _tiles(shape: tuple[int, ...], count: int) -> tuple[int, ...] | None:
     """(..., rows / 8, 8, count, 128), with padded rows; None where there is no such view.
 
     So a TPU keeps an array with a multiple of 128 columns: as tiles of 8 rows and 128
     columns.
     """
-    *lead, last = x.shape
-    fits = lead and count > 1 and last == count * LANES and _explicit_spec(x) is None
-    if not fits:
+    *lead, last = shape
+    if not lead or count == 1 or last != count * LANES:
         return None
     return (*lead[:-1], math.ceil(lead[-1] / SUBLANES), SUBLANES, count, LANES)
-
-
-def _max_in_tiles(x: jax.Array, count: int) -> jax.Array:
-    view = _tiles(x, count)
-    if view is None:
-        return jnp.max(_split(x, count), axis=-1)
-    top = jnp.max(_in_eights(x, view).reshape(view), axis=-1)
-    return top.reshape(*x.shape[:-2], -1, count)[..., : x.shape[-2], :]
-
-
-def _spread_in_tiles(numbers: jax.Array, like: jax.Array) -> jax.Array:
-    view = _tiles(like, numbers.shape[-1])
-    if view is None:
-        return _spread(numbers, like)
-    numbers = _in_eights(numbers, view).reshape(*view[:-1], 1)
-    x = jnp.broadcast_to(numbers, view)
-    return x.reshape(*like.shape[:-2], -1, like.shape[-1])[..., : like.shape[-2], :]
 
 
 def _in_eights(x: jax.Array, view: tuple[int, ...]) -> jax.Array:
