@@ -16,9 +16,10 @@ is built from (decay, epsilon, weight decay) are compared with those of the run.
 learning rate moves where both sides keep it in their state, here under
 `optax.inject_hyperparams`.
 
-Nothing is dropped without an error: what one side cannot hold, a missing or an unknown
-key, a name that two have, a wrong shape, and a value that is not finite are errors that
-name it.
+Nothing is dropped without an error. What one side cannot hold, a missing or an unknown
+key, a name that two have, a wrong shape, a value that is not finite, a number that is not
+that of ``tx``, a damaged file: each is a ValueError that names it, in every function. A
+package that is needed for a file or a tensor, and is missing, is an ImportError.
 
 These arguments are the same in every function that has them. The functions describe what
 is special to them.

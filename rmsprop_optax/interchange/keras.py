@@ -131,10 +131,6 @@ def import_run(
     Returns:
       The parameters and the state.
 
-    Raises:
-      ValueError: As for the two.
-      ImportError: For a path, where h5py is missing.
-
     Examples:
       >>> from rmsprop_optax import interchange, rmsprop
       >>> interchange.keras.import_run("none.keras", {}, None, rmsprop())
@@ -192,7 +188,6 @@ def transformation(
     Raises:
       ValueError: For an optimizer that is no RMSprop; a schedule that is not known here;
         what a file does not tell. The error names the argument to give.
-      ImportError: For a path, where h5py is missing.
 
     Examples:
       >>> import jax.numpy as jnp, keras
@@ -324,10 +319,6 @@ def import_params(
     Returns:
       A tree like ``params``.
 
-    Raises:
-      ValueError: For what does not fit, by name and path.
-      ImportError: For a path, where h5py is missing.
-
     Examples:
       >>> import jax.numpy as jnp, numpy as np
       >>> from types import SimpleNamespace as Named
@@ -361,9 +352,6 @@ def export_params(
     Returns:
       Arrays by ``variable.path``: load them by ``variable.assign(arrays[variable.path])``
       for each of ``model.trainable_variables``.
-
-    Raises:
-      ValueError: For what does not fit, by name and path.
 
     Examples:
       >>> import jax.numpy as jnp, numpy as np
@@ -407,11 +395,6 @@ def import_state(
     Returns:
       A state like ``opt_state``. Under `optax.inject_hyperparams` the learning rate is in
       it too; else the transformation's own goes on.
-
-    Raises:
-      ValueError: For what does not fit, by variable and path; for a damaged file, and
-        numbers that are not those of ``tx``.
-      ImportError: For a path, where h5py is missing.
 
     Examples:
       >>> import jax.numpy as jnp, numpy as np, optax
@@ -544,7 +527,6 @@ def save_state(arrays: Sequence[np.ndarray], path: str | PathLike[str]) -> None:
 
     Raises:
       ValueError: For a file without an optimizer, or with another one, or damaged.
-      ImportError: Where h5py is missing.
 
     Examples:
       >>> from rmsprop_optax.interchange import keras

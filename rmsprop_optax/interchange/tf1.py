@@ -55,10 +55,6 @@ def import_run(
     Returns:
       The parameters and the state.
 
-    Raises:
-      ValueError: As for the two.
-      ImportError: Where TensorFlow is missing.
-
     Examples:
       >>> from rmsprop_optax import interchange
       >>> interchange.tf1.import_run("none.ckpt-1", {}, None)
@@ -104,10 +100,6 @@ def import_params(
     Returns:
       A tree like ``params``.
 
-    Raises:
-      ValueError: For what does not fit, by name and path.
-      ImportError: For a checkpoint, where TensorFlow is missing.
-
     Examples:
       >>> import jax.numpy as jnp, numpy as np
       >>> from rmsprop_optax import interchange
@@ -146,10 +138,6 @@ def import_state(
     Returns:
       A state like ``opt_state``. Without ``global_step`` its counts stay what they are:
       TensorFlow's optimizer itself counts nothing.
-
-    Raises:
-      ValueError: For what does not fit, by key and path; for a damaged file.
-      ImportError: For a checkpoint, where TensorFlow is missing.
 
     TensorFlow keeps a ``momentum`` slot even if the momentum is 0. That slot has no
     effect, and a state without momentum does not take it.

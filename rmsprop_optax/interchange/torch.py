@@ -128,10 +128,6 @@ def import_run(
     Returns:
       The parameters and the state.
 
-    Raises:
-      ValueError: As for the two.
-      ImportError: For a path, where torch is missing.
-
     Examples:
       >>> import jax.numpy as jnp, torch
       >>> from rmsprop_optax import dialects, interchange
@@ -209,9 +205,7 @@ def transformation(
 
     Raises:
       ValueError: For an optimizer that is no RMSprop; a scheduler that is not known here
-        or not found (give ``lr``), or not at the step of the optimizer; what does not
-        fit, by key and path.
-      ImportError: For a path, where torch is missing.
+        or not found (give ``lr``), or not at the step of the optimizer.
 
     Examples:
       >>> import jax.numpy as jnp, torch
@@ -290,10 +284,6 @@ def import_params(
     Returns:
       A tree like ``params``.
 
-    Raises:
-      ValueError: For what does not fit, by name and path.
-      ImportError: For a path, where torch or safetensors is missing.
-
     Examples:
       >>> import jax.numpy as jnp, torch
       >>> from rmsprop_optax import interchange
@@ -327,10 +317,6 @@ def export_params(
 
     Returns:
       A state dictionary of tensors in the dtypes of ``like``.
-
-    Raises:
-      ValueError: For what does not fit, by name and path.
-      ImportError: Where torch is missing.
 
     Examples:
       >>> import jax.numpy as jnp, torch
@@ -385,11 +371,6 @@ def import_state(
     Returns:
       A state like ``opt_state``. Under `optax.inject_hyperparams` the numbers of the
       parameter group are in it too, the learning rate among them.
-
-    Raises:
-      ValueError: For what does not fit, by key and path; for a damaged file, and
-        numbers that are not those of ``tx``.
-      ImportError: For a path, where torch is missing.
 
     Examples:
       >>> import jax.numpy as jnp, numpy as np
@@ -469,7 +450,6 @@ def export_state(
     Raises:
       ValueError: For what PyTorch cannot hold: an average of the parameters, accumulated
         gradients, a momentum with the learning rate in it.
-      ImportError: Where torch is missing.
 
     Examples:
       >>> import jax.numpy as jnp, torch
