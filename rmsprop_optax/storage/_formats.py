@@ -11,7 +11,12 @@ from jax.custom_derivatives import SymbolicZero
 from rmsprop_optax._foundation._dtypes import cast, wide_dtype
 from rmsprop_optax.storage import _codes as codes
 from rmsprop_optax.storage._blocks import largest, spread
-from rmsprop_optax.storage._rounding import hash_bits, round_stochastically, uniform
+from rmsprop_optax.storage._rounding import (
+    array_seed,
+    hash_bits,
+    round_stochastically,
+    uniform,
+)
 
 
 class Format(Protocol):
@@ -35,7 +40,7 @@ class Format(Protocol):
         """The values, in float32 or wider."""
         ...
 
-    def encode(self, values: "Twice", like: "Pair", seed: jax.Array | None) -> "Pair":
+    def encode(self, values: "Twice", like: "Pair", seed: "Seed") -> "Pair":
         """New values, stored as before; rounded to nearest where there is no seed.
 
         They come twice: for what is computed over a block, and for what is stored.
@@ -51,6 +56,9 @@ Twice = tuple[jax.Array, jax.Array]
 
 Pair = tuple[jax.Array, jax.Array | None]
 """What is stored in the moment's place, and its scales; None: there are none."""
+
+Seed = tuple[jax.Array, Any] | None
+"""The seed of a step, and the number of an array in it; None: rounding is to nearest."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,12 @@ class FloatFormat:
         return cast(stored, wide_dtype(stored.dtype))
 
     @partial(jax.jit, static_argnums=0)
-    def encode(self, values: Twice, like: Pair, seed: jax.Array | None) -> Pair:
+    def encode(self, values: Twice, like: Pair, seed: Seed) -> Pair:
         dtype = like[0].dtype
         x = _saturated(values[1], dtype)
         if seed is None or wide_dtype(dtype) == dtype:
             return cast(x, dtype), None
-        bits = hash_bits(x.shape, seed)
+        bits = hash_bits(x.shape, array_seed(*seed))
         return round_stochastically(cast(x, jnp.float32), dtype, bits), None
 
 
@@ -122,7 +130,7 @@ class BlockFormat:
         return codes.decode(stored, spread(_constant(scale), stored))
 
     @partial(jax.jit, static_argnums=0)
-    def encode(self, values: Twice, like: Pair, seed: jax.Array | None) -> Pair:
+    def encode(self, values: Twice, like: Pair, seed: Seed) -> Pair:
         stored, old_scale = like[0], _present(like[1])
         if not stored.size:
             return like
@@ -132,7 +140,7 @@ class BlockFormat:
         scale, unit = (f(top, stored.dtype) for f in (codes.scale_of, codes.unit_of))
         chance = None
         if seed is not None:
-            chance = uniform(hash_bits(stored.shape, seed)).astype(x.dtype)
+            chance = uniform(hash_bits(stored.shape, array_seed(*seed))).astype(x.dtype)
         new = codes.encode(x, spread(unit, stored), stored.dtype, chance)
         return new, _varying(scale, values[1])
 

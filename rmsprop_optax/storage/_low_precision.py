@@ -138,7 +138,7 @@ def low_precision(
             else:
                 seed = state.seed
                 if seed is not None:
-                    seed = _leaf_seed(varying_seed(seed, new[i]), np.uint32(i))
+                    seed = varying_seed(seed, new[i]), np.uint32(i)
                 new[i], scales[i] = fmt.encode(twice[i], (leaves[i], scales[i]), seed)
         return new_updates, LowPrecisionState(
             inner_state=structure.unflatten(new),
@@ -316,12 +316,6 @@ def _check_blocks(storage: MomentStorage, codes: list[Any], scales: list[Any]) -
                 f"`block_size` is {storage.block_size!r}: the state was made with "
                 "another one. `encode_state(opt_state, tx.init(params))` stores it so."
             )
-
-
-@jax.jit
-def _leaf_seed(seed: jax.Array, number: Any) -> jax.Array:
-    """A seed for one array."""
-    return next_seed(seed + number * np.uint32(0x632BE5AB))
 
 
 def encode_state(opt_state: PyTree, like: PyTree) -> PyTree:

@@ -1,6 +1,7 @@
 """Stochastic rounding: to one of the two neighbors, right in expectation."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,11 @@ def next_seed(seed: jax.Array) -> jax.Array:
     """The seed of the next step."""
     mixed = mix(seed + jnp.uint32(_ODD))
     return mixed ^ (mixed >> 16)
+
+
+def array_seed(seed: jax.Array, number: Any) -> jax.Array:
+    """The seed of one of the arrays that a step rounds."""
+    return next_seed(seed + number * np.uint32(0x632BE5AB))
 
 
 def uniform(bits: jax.Array) -> jax.Array:
