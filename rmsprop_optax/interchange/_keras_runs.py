@@ -65,7 +65,15 @@ def parts_of(foreign: Any) -> list[Any]:
     """The optimizers of a MultiOptimizer that have parameters."""
     parts = [part for part in foreign.optimizers if variables_of(part)]
     if not parts:
-        raise ValueError(f"{quoted(foreign)} is not built: train it for a step first.")
+        raise ValueError(
+            f"{quoted(foreign)} is not built: build it for the variables of the model."
+        )
+    for part in parts:
+        if not hasattr(part, "rho"):
+            names = [variable.path for variable in variables_of(part)]
+            raise ValueError(
+                f"The {type(part).__name__} that trains {names} is no RMSprop."
+            )
     return parts
 
 
@@ -82,9 +90,8 @@ def joined(foreign: Any, arrays: Sequence[list[np.ndarray]]) -> list[np.ndarray]
         for part in foreign.optimizers
         for array in (next(given) if variables_of(part) else values_of(part))
     ]
-    # Its own have no effect on its steps.
-    own = values_of(foreign)[: -len(inside)]
-    return [np.asarray(array) for array in (*own, *inside)]
+    own = values_of(foreign)[1 : -len(inside)]  # after its own iteration
+    return [np.asarray(array) for array in (arrays[0][0], *own, *inside)]
 
 
 def parameter_names(foreign: Any, velocities: slice) -> list[str] | None:

@@ -175,7 +175,8 @@ def transformation(
       foreign: The compiled model, or its ``.keras`` file.
       order: The parameters that are trained. None: those of
         ``model.trainable_variables``; of a file, all.
-      learning_rate: None: the run's number or schedule.
+      learning_rate: None: the run's number or schedule. Of a MultiOptimizer, that of the
+        parts whose schedule is not known.
       weight_decay_mask: Which parameters decay. None: those that the model does not
         exclude; a file does not tell.
 
@@ -214,23 +215,31 @@ def transformation(
         trained = _paths(variables, weights)
     else:
         trained = list(held)
-    groups = [(optimizer, variables, trained)]
-    if is_multi(optimizer) and variables is not None:
-        parts = {part: variables_of(part) for part in parts_of(optimizer)}
+    groups, around = [(optimizer, variables, trained)], {}
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if is_multi(inner) and variables is not None:
+        around = vars(optimizer) if inner is not optimizer else {}
         groups = [
-            (part, its, [path for path in _paths(its, weights) if path in trained])
-            for part, its in parts.items()
+            (part, variables_of(part), [*_paths(variables_of(part), weights)])
+            for part in parts_of(inner)
         ]
-    built, scaling = [], {}
-    for part, its, paths in groups:
-        config, scaling = _configuration(part, learning_rate)
-        mask, decays = weight_decay_mask, is_on(config.weight_decay)
-        if mask is None and decays:
-            mask = _mask(part, its, weights)
-        if decays or len(groups) == 1:  # of several, some may have no decay
+    found = [_configuration(part, learning_rate, len(groups)) for part, *_ in groups]
+    decay = any(is_on(config.weight_decay) for config, _ in found)
+    every_k = {f"{config.gradient_accumulation_steps}" for config, _ in found}
+    if len(every_k) > 1:
+        raise ValueError(
+            "The optimizers of the Keras run have different numbers of "
+            f"`gradient_accumulation_steps`, {sorted(every_k)}, and a run here has one."
+        )
+    built = []
+    for (config, _), (part, its, paths) in zip(found, groups, strict=True):
+        if is_on(config.weight_decay) or not decay:  # of several, some may have none
+            mask = weight_decay_mask
+            if mask is None and decay:
+                mask = _mask(part, its, weights)
             config = replace(config, weight_decay_mask=mask)
-        built.append((build(config), paths))
-    tx = partitioned(built, params)
+        built.append((build(config), [path for path in paths if path in trained]))
+    tx, scaling = partitioned(built, params), around or found[0][1]
     if not scaling:
         return tx
     scale = as_number(scaling["initial_scale"], "`initial_scale` of the Keras run")
@@ -239,9 +248,12 @@ def transformation(
 
 
 def _configuration(
-    optimizer: Any, learning_rate: LearningRate | None
+    optimizer: Any, learning_rate: LearningRate | None, count: int
 ) -> tuple[RmspropConfig, Mapping[str, Any]]:
-    """What the transformation of an optimizer is built from; and its loss scale's."""
+    """What the transformation of an optimizer is built from; and its loss scale's.
+
+    Of ``count`` optimizers, ``learning_rate`` is that of those that do not tell theirs.
+    """
     dialect, numbers, scaling = configuration_of(optimizer)
     missing = [name for name in _NUMBERS if name not in numbers]
     if missing:
@@ -249,8 +261,12 @@ def _configuration(
             f"{quoted(optimizer)} does not hold {missing} of an RMSprop: give the model "
             "that was compiled with one, or its `.keras` file."
         )
-    if learning_rate is None:
-        learning_rate = _rate(numbers["learning_rate"])
+    if learning_rate is None or count > 1:
+        try:
+            learning_rate = _rate(numbers["learning_rate"])
+        except ValueError:
+            if learning_rate is None:
+                raise
     as_rate("learning_rate", learning_rate)
     numbers["learning_rate"] = learning_rate
     return foreign_run(dialect, numbers, "the Keras run", ()).config, scaling
@@ -422,7 +438,10 @@ def import_state(
             }
     counts = {as_count(run.heads[0], _ITERATION) for run in runs}
     if len(counts) > 1:
-        raise ValueError(f"The optimizers are at different iterations, {sorted(counts)}.")
+        raise ValueError(
+            f"The optimizers are at different iterations, {sorted(counts)}, and a state "
+            "here has one count."
+        )
     (calls,) = counts
     updates, micro = divmod(calls, _steps(current, configs))
     scaling = runs[0].scaling
@@ -489,12 +508,12 @@ def export_state(
     beyond = max(0, calls - np.iinfo(np.int32).max)
     iteration = np.asarray(calls - -(-beyond // k) * k, np.int32)
     arrays = [[iteration, *_arrays(run)] for run in runs]
-    if is_multi(like):
-        return joined(like, arrays)
+    inner = getattr(like, "inner_optimizer", like)
+    result = joined(inner, arrays) if is_multi(inner) else arrays[0]
     if scale is None:
-        return arrays[0]
+        return result
     counter, factor = np.asarray(scale.count, np.int32), np.float32(scale.scale)
-    return [*map(np.asarray, scaling[:2]), counter, np.asarray(factor), *arrays[0]]
+    return [*map(np.asarray, scaling[:2]), counter, np.asarray(factor), *result]
 
 
 def _arrays(run: "_Run") -> list[np.ndarray]:
@@ -567,24 +586,26 @@ def _read(
         foreign = foreign.optimizer
     if foreign is None:
         raise ValueError("The model has no optimizer: it is not compiled or not saved.")
-    if is_multi(getattr(foreign, "inner_optimizer", None)):
-        raise ValueError(
-            f"{quoted(foreign)} scales the loss of several optimizers: give its "
-            "`inner_optimizer`, and put `dynamic_loss_scale` around the transformation."
-        )
     order = None if order is None else check_names("order", order)
-    if not is_multi(foreign):
+    inner = getattr(foreign, "inner_optimizer", foreign)
+    if not is_multi(inner):
         return [_read_one(foreign, current, configs, order, convert, ignore)]
-    names = [variable.path for variable in variables_of(foreign)]
+    parts, names = parts_of(inner), [v.path for v in variables_of(inner)]
     places = match_parameters(current.nu, order, names, convert)
+    if len(places) != len(names):
+        raise ValueError(
+            f"The Keras optimizer trains {names}, and {[*current.nu]} are trained here."
+        )
     of = {name: place for name, place in zip(names, places, strict=True) if place}
+    around = values_of(foreign)[:4] if inner is not foreign else []
     runs = []
-    for part in parts_of(foreign):
+    for part in parts:
         its = [of[variable.path] for variable in variables_of(part)]
         paths = [place.path for place in its]
         converts = {place.path: place.convert for place in its if place.convert}
         held = current.of(paths)
-        runs.append(_read_one(part, held, configs, paths, converts, ignore))
+        run = _read_one(part, held, configs, paths, converts, ignore)
+        runs.append(run._replace(scaling=around))
     return runs
 
 

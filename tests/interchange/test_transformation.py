@@ -9,7 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from rmsprop_optax import describe, exclude_paths, rmsprop, scale_loss
+from rmsprop_optax import (
+    describe,
+    exclude_paths,
+    next_learning_rate,
+    rmsprop,
+    scale_loss,
+)
 from rmsprop_optax.interchange import keras, torch
 from rmsprop_optax.interchange._schedules import keras_schedule, torch_schedule
 from tests.parity._installed import peer
@@ -446,23 +452,27 @@ def test_what_a_keras_run_does_not_tell(tmp_path: Path) -> None:
         assert found.learning_rate == 0.1
 
 
-def _with_two_optimizers() -> Any:
+def _with_two_optimizers(scaled: bool = False, **special: Any) -> Any:
     optimizers = peer("keras", "keras").optimizers
-    schedule = optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
-    special = optimizers.RMSprop(schedule, momentum=0.9, epsilon=0.01)
-    special.exclude_from_weight_decay(var_names=["bias"])
+    if not special:
+        schedule = optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
+        special = {"learning_rate": schedule, "momentum": 0.9}
+    first = optimizers.RMSprop(epsilon=0.01, **special)
     default = optimizers.RMSprop(0.01, epsilon=0.01, weight_decay=0.01)
     default.exclude_from_weight_decay(var_names=["bias"])
     never = {".*c/.*": optimizers.RMSprop()}
-    chosen = optimizers.OptimizerMap(default, {".*a/.*": special} | never)
-    model = _keras_model()
-    model.compile(optimizers.MultiOptimizer(chosen), "mse")
+    chosen = optimizers.OptimizerMap(default, {".*a/.*": first} | never)
+    model, optimizer = _keras_model(), optimizers.MultiOptimizer(chosen)
+    if scaled:
+        optimizer = optimizers.LossScaleOptimizer(optimizer, dynamic_growth_steps=7)
+    model.compile(optimizer, "mse")
     return model
 
 
-def test_a_multi_optimizer_of_keras_goes_on_here_and_there() -> None:
-    model, params = _with_two_optimizers(), _params()
-    with pytest.raises(ValueError, match="is not built: train it for a step first"):
+@pytest.mark.parametrize("scaled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_multi_optimizer_of_keras_goes_on_here_and_there(scaled: bool) -> None:
+    model, params = _with_two_optimizers(scaled), _params()
+    with pytest.raises(ValueError, match="is not built: build it for the variables"):
         keras.transformation(model, params)
     _fit(model, HALF)
     tx = keras.transformation(model, params)
@@ -475,34 +485,66 @@ def test_a_multi_optimizer_of_keras_goes_on_here_and_there() -> None:
         keras.export_state(state, model.optimizer, tx), given, strict=True
     ):
         np.testing.assert_array_equal(array, variable.value)
-    changed = tx.update(jax.tree.map(jnp.ones_like, mine), state, mine)[1]
-    arrays = keras.export_state(changed, model.optimizer, tx)
+    grads = jax.tree.map(jnp.ones_like, mine)
+    arrays = keras.export_state(tx.update(grads, state, mine)[1], model.optimizer, tx)
     # Of the MultiOptimizer, of a, of that without parameters, of b.
     counts = [int(array) for array in arrays if array.dtype == np.int32]
-    assert counts == [HALF, HALF + 1, 0, HALF + 1]
+    assert counts[2 * scaled :] == [HALF + 1, HALF + 1, 0, HALF + 1]
     _fit(model, REST)
     _assert_close(_train(tx, mine, state), keras.import_params(model, params))
 
 
+def test_each_part_of_a_multi_optimizer_of_keras_keeps_its_own_rate() -> None:
+    rates = peer("keras", "keras").optimizers.schedules
+    model = _with_two_optimizers(learning_rate=rates.CosineDecayRestarts(0.1, 5))
+    _fit(model, 2)
+    params = _params()
+    with pytest.raises(ValueError, match="give `learning_rate`"):
+        keras.transformation(model, params)
+    tx = keras.transformation(model, params, learning_rate=lambda step: 0.5 / (1 + step))
+    rates = next_learning_rate(tx, tx.init(params))
+    assert [float(rates[label]) for label in "01"] == pytest.approx([0.5, 0.01])
+
+
 def test_what_a_multi_optimizer_of_keras_can_not_tell() -> None:
     optimizers = peer("keras", "keras").optimizers
-    model, params = _with_two_optimizers(), _params()
+    model, params = _with_two_optimizers(learning_rate=0.01), _params()
     _fit(model, 2)
     tx = keras.transformation(model, params)
     state = tx.init(params)
-    scaled = optimizers.LossScaleOptimizer(model.optimizer)
-    with pytest.raises(
-        ValueError, match="several optimizers: give its `inner_optimizer`"
-    ):
-        keras.import_state(scaled, state, tx)
     turned = {"a/kernel": np.transpose}
     with pytest.raises(
         ValueError, match=r"`velocity` of 'a/kernel'.* has shape \(4, 3\)"
     ):
         keras.import_state(model.optimizer, state, tx, convert=turned)
-    model.optimizer.optimizers[0].iterations.assign(3)
+    model.layers[1].trainable = False
+    frozen = keras.transformation(model, params)
+    with pytest.raises(
+        ValueError, match=r"trains \[.*b/kernel.*\['a/bias', 'a/kernel'\]"
+    ):
+        keras.import_run(model, params, frozen.init(params), frozen)
+    model.layers[1].trainable = True
+    first = model.optimizer.optimizers[0]
+    first.iterations.assign(3)
     with pytest.raises(ValueError, match=r"different iterations, \[2, 3\]"):
         keras.import_state(model.optimizer, state, tx)
+    first.gradient_accumulation_steps = 2
+    with pytest.raises(ValueError, match=r"numbers of `gradient_accumulation_steps`"):
+        keras.transformation(model, params)
+    plain = optimizers.OptimizerMap(optimizers.RMSprop(), {".*a/.*": optimizers.Adam()})
+    model.compile(optimizers.MultiOptimizer(plain), "mse")
+    model.optimizer.build(model.trainable_variables)
+    with pytest.raises(
+        ValueError, match=r"The Adam that trains \[.*a/kernel.* no RMSprop"
+    ):
+        keras.transformation(model, params)
+    plain = optimizers.OptimizerMap(
+        optimizers.RMSprop(), {".*a/.*": optimizers.RMSprop()}
+    )
+    model.compile(optimizers.MultiOptimizer(plain), "mse")
+    model.optimizer.build(model.trainable_variables)
+    with pytest.raises(ValueError, match=r"`weight_decay_mask`=.* has no effect"):
+        keras.transformation(model, params, weight_decay_mask=exclude_paths("bias"))
 
 
 def test_variables_that_keras_does_not_train_are_frozen() -> None:
