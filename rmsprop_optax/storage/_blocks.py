@@ -51,7 +51,7 @@ def largest(x: jax.Array, count: int) -> jax.Array:
     """The largest number of each block, of numbers that are not negative: (..., count).
 
     Each platform has a form of its own. With `jnp.max` XLA on CPU writes ``x`` to memory
-    first, and a step takes twice the time. On a TPU it copies ``x``, but for `_tiles`.
+    first, and a step takes twice the time. A TPU copies ``x`` where it has no `_tiles`.
     """
     return jax.lax.platform_dependent(
         x,
