@@ -53,8 +53,8 @@ def encode(
     the nearest root. What is not zero and has no sign never gets code 0, nor an infinity
     one beyond the last.
     """
-    # Read from here on instead of `x`, of which XLA for GPU makes an array if it is used
-    # more than once beside this.
+    # Where codes have a sign, this is the one place that reads `x`: XLA for GPU writes an
+    # array to memory if a loop reads it twice.
     signed = x * unit
     square = jnp.abs(signed)
     if chance is None:
